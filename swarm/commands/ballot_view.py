@@ -10,11 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from federation.printable_text import one_line
+from swarm.commands.screen import words
 from swarm.commands.vote_stream import VoterPart, VoteState
 
 WIDE_COLUMNS = 64  # from here on a row has the model and what the answer cost
 MAX_NAME_COLUMNS, MAX_MODEL_COLUMNS = 24, 20
 MAX_BAR_COLUMNS = 30
+LABEL_COLUMNS = 8
 MAX_DISSENTERS = 3  # named of each group; the rest are counted
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
@@ -46,7 +48,12 @@ def ballot(state: VoteState, elapsed_ms: int, columns: int, rows: int | None = N
 
 def verdict(state: VoteState, columns: int) -> RenderableType:
     """The vote when it is over: the same, what ended it, who disagreed, and what it cost."""
-    return Group(ballot(state, state.elapsed_ms, columns), "", *outcome_rows(state))
+    outcome = Table.grid(padding=(0, 2, 0, 0))
+    outcome.add_column(width=LABEL_COLUMNS, justify="right", style="dim", no_wrap=True)
+    outcome.add_column(overflow="fold")
+    for row in outcome_rows(state):
+        outcome.add_row(row.label, words(row.text, row.style))
+    return Group(ballot(state, state.elapsed_ms, columns), "", outcome)
 
 
 def line(*parts: tuple[str, str]) -> Text:
@@ -130,8 +137,9 @@ def tally_rows(state: VoteState, columns: int) -> list[Text]:
         filled = bar(weight / (cast + state.seats_out), bar_columns)
         figures = f"  {short_number(weight):>4}  {weight / cast:>4.0%}  "
         style = group_style(index)
-        words = speaker(state, group).answer
-        rows.append(line((f"{letter(index):>2}  {filled}", style), (figures, ""), (words, style)))
+        rows.append(
+            line((f"{letter(index):>2}  {filled}", style), (figures, ""), (speaker(state, group).answer, style))
+        )
     return rows
 
 
@@ -140,37 +148,50 @@ def speaker(state: VoteState, group: Sequence[VoterPart]) -> VoterPart:
     return next((part for part in group if part.voter == state.winner), group[0])
 
 
-def outcome_rows(state: VoteState) -> list[Text]:
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One thing to say of a vote that is over."""
+
+    label: str
+    text: str
+    style: str = ""
+
+    @property
+    def line(self) -> str:
+        return f"{self.label:>{LABEL_COLUMNS}}  {self.text}"
+
+
+def outcome_rows(state: VoteState) -> list[Outcome]:
     """What ended the vote, what it decided, who said otherwise, and what it cost."""
-    rows = [_labelled("stopped", STOPPED.get(state.stopped_by or "", state.stopped_by or "unknown"))]
+    rows = [Outcome("stopped", STOPPED.get(state.stopped_by or "", state.stopped_by or "unknown"))]
     rows.append(verdict_row(state))
     for index, group in enumerate(state.groups[1:], 1):
         names = [part.voter for part in group]
         more = f" and {len(names) - MAX_DISSENTERS} more" if len(names) > MAX_DISSENTERS else ""
         who = f"{', '.join(names[:MAX_DISSENTERS])}{more}"
-        rows.append(_labelled("dissent", f"{letter(index)}  {who}: {group[0].answer}"))
+        rows.append(Outcome("dissent", f"{letter(index)}  {who}: {group[0].answer}"))
     if state.strategy == "judge":
-        rows.append(_labelled("judge", "none decided: the vote stands" if state.judge is None else state.judge))
-    rows += [_labelled("left out", f"{part.model}@{', '.join(part.nodes)}: {part.why}") for part in state.left_out]
-    return [*rows, _labelled("cost", cost_text(state))]
+        rows.append(Outcome("judge", "none decided: the vote stands" if state.judge is None else state.judge))
+    rows += [Outcome("left out", f"{part.model}@{', '.join(part.nodes)}: {part.why}") for part in state.left_out]
+    return [*rows, Outcome("cost", cost_text(state))]
 
 
-def verdict_row(state: VoteState) -> Text:
+def verdict_row(state: VoteState) -> Outcome:
     if state.winner is None:
-        return _labelled("verdict", "nobody gave an answer", "warn")
+        return Outcome("verdict", "nobody gave an answer", "warn")
     winner = state.winner
     if state.degraded or not state.quorum:
         voted = f"{state.votes} of {state.asked} voted"
         why = state.shortfall or "no quorum"
-        return _labelled("verdict", f"no consensus, {voted} ({why}); the best there is: {winner}'s", "warn")
+        return Outcome("verdict", f"no consensus, {voted} ({why}); the best there is: {winner}'s", "warn")
     if state.strategy in ("first", "single") or state.agreement is None:
         why = f" ({state.why})" if state.why else ""
-        return _labelled("verdict", f"{winner}'s answer; it was compared with no other{why}", "bold")
+        return Outcome("verdict", f"{winner}'s answer; it was compared with no other{why}", "bold")
     majority = ", no majority" if state.outcome == "plurality" else ""
     agree = f"{state.agreement:.0%} agree, of {counted(state.votes, 'vote')}{majority}"
     likeness = "" if state.similarity is None else f", likeness to the others {state.similarity:.2f}"
     weights = ", weights as measured" if state.weights == "measured" else ""
-    return _labelled("verdict", f"A: {agree}{likeness}{weights}; in {winner}'s words", "win")
+    return Outcome("verdict", f"A: {agree}{likeness}{weights}; in {winner}'s words", "win")
 
 
 def cost_text(state: VoteState) -> str:
@@ -225,7 +246,3 @@ def short_number(weight: float) -> str:
 
 def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _labelled(label: str, text: str, style: str = "") -> Text:
-    return line((f"{label:>8}  ", "dim"), (text, style))

@@ -17,7 +17,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from federation.printable_text import clean_text, one_line
-from swarm.commands.ballot_view import arrival_line, asked_line, ballot, line, verdict
+from swarm.commands.ballot_view import arrival_line, asked_line, ballot, line, outcome_rows, verdict
 from swarm.commands.node_client import NodeApi
 from swarm.commands.output import complain, cut, interrupted, read_standard_input, write
 from swarm.commands.screen import LiveView, console, lines_of
@@ -103,8 +103,11 @@ class LogScreen:
                 self._say(arrival_line(state, part))
 
     def result(self, result: VoteResult) -> None:
-        told = Group("", verdict(result.state, LOG_COLUMNS), "", rule(result.state, LOG_COLUMNS))
-        for text in [*lines_of(told, LOG_COLUMNS), *answer_of(result).split("\n")]:
+        state = result.state
+        standing = Group("", ballot(state, state.elapsed_ms, LOG_COLUMNS), "")
+        for text in [*lines_of(standing, LOG_COLUMNS), *(row.line for row in outcome_rows(state)), ""]:
+            self._say(text)
+        for text in [rule(state, LOG_COLUMNS).plain, *answer_of(result).split("\n")]:
             write(self._out, one_line(text.rstrip()) + "\n")
 
     def _say(self, line: str) -> None:

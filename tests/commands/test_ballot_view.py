@@ -91,7 +91,7 @@ def test_the_end_says_what_stopped_it_who_disagreed_and_what_it_cost() -> None:
 )
 def test_the_outcome_in_words(changes: dict[str, Any], words: str) -> None:
     rows = outcome_rows(VoteState.model_validate({**OVER.model_dump(), **changes}))
-    assert words in "\n".join(row.plain for row in rows)
+    assert words in "\n".join(row.line for row in rows)
 
 
 def hostile(count: int) -> VoteState:
