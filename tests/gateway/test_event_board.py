@@ -129,6 +129,25 @@ def test_dear_parts_are_made_while_somebody_watches() -> None:
     assert told == [True, False]
 
 
+def test_a_part_that_cannot_be_made_is_said_once_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    board = EventBoard()
+    told: list[bool] = []
+
+    def fails(_: bool) -> None:
+        raise RuntimeError("no sensor")
+
+    board.on_watch("node", fails)
+    board.on_watch("node", told.append)
+    for _ in range(3):
+        with board.watching(["node"]):
+            assert board.watched("node")
+    assert told == [True, False] * 3
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("ERROR", "the part 'node' of the page cannot be begun; it shows what is there")
+    ]
+    assert "no sensor" in caplog.text
+
+
 async def test_who_waits_is_woken_by_a_change() -> None:
     board = EventBoard()
     waiting = asyncio.create_task(board.changed(board.version))

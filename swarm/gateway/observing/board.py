@@ -9,9 +9,10 @@ hold, whoever watches. For the event loop's thread only.
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 from aiohttp import web
@@ -19,6 +20,8 @@ from aiohttp import web
 from swarm.gateway.http.bodies import compact
 
 MAX_REMOVED: Final = 4000  # entries that went, remembered for those who come back; who was away longer gets a snapshot
+
+log = logging.getLogger(__name__)
 
 JsonText = str
 
@@ -56,6 +59,7 @@ class EventBoard:
         self._forgotten = 0  # removals up to this version are remembered no longer
         self._watching: dict[str, int] = {}
         self._producers: list[tuple[str, Callable[[bool], None]]] = []
+        self._failed: set[Callable[[bool], None]] = set()  # their first failure has been logged
         self._waiting: set[asyncio.Event] = set()
         self._made: dict[tuple[int, tuple[str, ...]], JsonText | None] = {}  # for readers who have seen as much
         self._made_at = 0
@@ -120,7 +124,10 @@ class EventBoard:
         return self._watching.get(part, 0) > 0
 
     def on_watch(self, part: str, call: Callable[[bool], None]) -> None:
-        """Call with True when the first one watches `part`, and with False when the last one has gone."""
+        """Call with True when the first one watches `part`, and with False when the last one has gone.
+
+        A call that raises stops nobody from watching; its first failure is logged.
+        """
         self._producers.append((part, call))
 
     @contextmanager
@@ -155,9 +162,15 @@ class EventBoard:
 
     def _call(self, part: str, watched: bool) -> None:
         for of, call in self._producers:
-            if of == part:
-                with suppress(Exception):
-                    call(watched)
+            if of != part:
+                continue
+            try:
+                call(watched)
+            except Exception:
+                if call not in self._failed:
+                    doing = "begun" if watched else "ended"
+                    log.exception("the part %r of the page cannot be %s; it shows what is there", part, doing)
+                self._failed.add(call)
 
     def _next(self) -> int:
         self.version += 1

@@ -121,6 +121,20 @@ class NodeState:
     waiting: int
     peers: tuple[SeenPeer, ...]
 
+    @classmethod
+    def of(
+        cls, report: NodeReport, *, node_id: str, name: str, url: str, version: str, mode: str,
+        source: Literal["own", "peer", "unknown"], age_s: float = 0.0, state: str = "alive", since: str | None = None,
+        why: str | None = None,
+    ) -> NodeState:  # fmt: skip
+        """What a node tells of itself, and what this one knows of it."""
+        return cls(
+            id=node_id, name=name, url=url, version=version, mode=mode, status=report.status, source=source,
+            age_s=age_s, state=state, since=since, why=why, hardware=report.hardware, memory=report.memory, models=report.models,
+            loadable=report.loadable, tokens_per_s=report.tokens_per_s, running=report.running, waiting=report.waiting,
+            peers=report.peers,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class PoolNow:
@@ -256,15 +270,9 @@ def shown_age_s(age_s: float) -> float:
 def own_state(view: FederationView, report: NodeReport) -> NodeState:
     """This node on the board."""
     node = view.node
-    return _state(
-        report, id=node.id, name=node.name, url=node.url, version=node.version, mode=node.mode, source="own",
-        age_s=0.0, state="alive", since=None, why=None,
+    return NodeState.of(
+        report, node_id=node.id, name=node.name, url=node.url, version=node.version, mode=node.mode, source="own",
     )  # fmt: skip
-
-
-def _state(report: NodeReport, **who: object) -> NodeState:
-    told = {name: getattr(report, name) for name in NodeReport.model_fields}
-    return NodeState(**told, **who)  # pyright: ignore[reportArgumentType] - each caller names the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,8 +301,8 @@ def peer_state(peer: Peer, view: FederationView, told: Told | None, now: float) 
         )  # fmt: skip
         report = NodeReport(status="ok", hardware=hardware_of(described.hardware), models=models[:MAX_MODELS])
         age_s = shown_age_s(peer.silent_s(now))
-    return _state(
-        report, id=peer.id, name=clean_line(peer.label), url=peer.url, version=clean_line(described.version),
+    return NodeState.of(
+        report, node_id=peer.id, name=clean_line(peer.label), url=peer.url, version=clean_line(described.version),
         mode=view.node.mode, source="peer" if told is not None and state != "dead" else "unknown", age_s=age_s,
         state=state, since=None if last is None else last.at, why=None if last is None else clean_line(last.reason),
     )  # fmt: skip
@@ -304,9 +312,9 @@ def absent_states(view: FederationView) -> list[NodeState]:
     """The members that this node has not seen."""
     nothing = NodeReport(status="ok", hardware=NodeHardware())
     return [
-        _state(
-            nothing, id=member.id, name=clean_line(member.name), url="", version="", mode="paired", source="unknown",
-            age_s=0.0, state="absent", since=None, why="not seen since this node started, or for over ten minutes",
+        NodeState.of(
+            nothing, node_id=member.id, name=clean_line(member.name), url="", version="", mode="paired",
+            source="unknown", state="absent", why="not seen since this node started, or for over ten minutes",
         )
         for member in view.trust.absent
     ]  # fmt: skip
