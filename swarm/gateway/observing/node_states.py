@@ -130,9 +130,9 @@ class NodeState:
         """What a node tells of itself, and what this one knows of it."""
         return cls(
             id=node_id, name=name, url=url, version=version, mode=mode, status=report.status, source=source,
-            age_s=age_s, state=state, since=since, why=why, hardware=report.hardware, memory=report.memory, models=report.models,
-            loadable=report.loadable, tokens_per_s=report.tokens_per_s, running=report.running, waiting=report.waiting,
-            peers=report.peers,
+            age_s=age_s, state=state, since=since, why=why, hardware=report.hardware, memory=report.memory,
+            models=report.models, loadable=report.loadable, tokens_per_s=report.tokens_per_s, running=report.running,
+            waiting=report.waiting, peers=report.peers,
         )  # fmt: skip
 
 
