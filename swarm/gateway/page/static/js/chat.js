@@ -7,10 +7,28 @@ import { get } from "./api.js";
 import { ask } from "./asking.js";
 import { Ballot } from "./ballot.js";
 import { Button, Confirm, copyText, Dialog, Field, messageOf, NeedsRight, notify, Problem, Spinner } from "./components.js";
-import { asJson, asMarkdown, begun, fitting, fromJson, keepAll, messagesOf, readAll, upTo, withTurns } from "./conversations.js";
+import {
+  asJson,
+  asMarkdown,
+  begun,
+  fitting,
+  forget,
+  fromJson,
+  heard,
+  keepOne,
+  messagesOf,
+  MOST_KEPT,
+  picturesOf,
+  readAll,
+  readOld,
+  renamed,
+  takeOver,
+  upTo,
+  withTurns,
+} from "./conversations.js";
 import { clean, counted, number, short } from "./format.js";
 import { Markdown } from "./markdown.js";
-import { shrunk } from "./pictures.js";
+import { allStored, dropPictures, hold, pictureOf, picturesUnkept, readPictures, shrunk, sweepPictures } from "./pictures.js";
 import { rights } from "./rights.js";
 import { STRINGS } from "./strings.js";
 import { batch, html, signal, useEffect, useRef, useState } from "./ui.js";
@@ -30,18 +48,51 @@ const draft = signal(readDraft());
 const images = signal(/** @type {string[]} */ ([]));
 /** The answer that comes, or null. @type {import("../vendor/signals.js").Signal<{id: string, stop: () => void, status: string} | null>} */
 const running = signal(null);
-const unkept = signal(false);
+/** Conversations for which the browser has no room. @type {import("../vendor/signals.js").Signal<Set<string>>} */
+const unkept = signal(new Set());
 const models = signal(/** @type {any[]} */ ([]));
 /** From which turn on a conversation is sent, where its beginning no longer fits. @type {Map<string, number>} */
 const sentFrom = new Map();
 
 function stored() {
   try {
-    return readAll(localStorage);
+    const all = readAll(localStorage);
+    const old = readOld(localStorage)
+      .filter(({ id }) => !all.some((one) => one.id === id))
+      .map((one) => renamed(one, hold));
+    void settle(old, [...all, ...old]);
+    return [...all, ...old];
   } catch {
     return []; // storage is blocked
   }
 }
+
+/** Keep what an earlier version kept as it is kept now, once its pictures are; remove pictures that nothing names. @param {Conversation[]} old @param {Conversation[]} known */
+async function settle(old, known) {
+  try {
+    if (await allStored()) takeOver(localStorage, old);
+  } catch {
+    unkept.value = new Set(old.map((one) => one.id));
+  }
+  await sweepPictures(new Set(known.flatMap(picturesOf)));
+}
+
+/** Another tab of this browser changed, or removed, what is kept. @param {StorageEvent} event */
+function onStorage({ key, newValue, storageArea }) {
+  if (storageArea !== localStorage) return;
+  const next = heard(all.value, key, newValue);
+  const id = running.value?.id;
+  const here = all.value.find((one) => one.id === id);
+  const told = next.find((one) => one.id === id);
+  if (here && told && told !== here) return; // an answer is coming here: its edit will be the newer one
+  if (here && !told) running.value?.stop();
+  const shown = all.value.some((one) => one.id === current.value.id);
+  batch(() => {
+    all.value = next;
+    if (shown) current.value = next.find((one) => one.id === current.value.id) ?? begun(current.value.model);
+  });
+}
+window.addEventListener("storage", onStorage);
 
 function readDraft() {
   try {
@@ -67,26 +118,49 @@ function put(conversation, keep = true) {
     if (current.value.id === conversation.id) current.value = conversation;
     all.value = [conversation, ...all.value.filter((one) => one.id !== conversation.id)];
   });
-  if (keep) save();
+  if (keep) save(conversation.id);
 }
 
-function save() {
+/** Keep a conversation as it is now: the newest edit of it. Those that had no room before are tried again. @param {string} [id] */
+function save(id) {
+  const edited = all.value.find((one) => one.id === id);
+  if (edited) put({ ...edited, changed: Math.max(Date.now(), edited.changed + 1) }, false);
+  const without = new Set(unkept.value);
+  if (edited?.turns.length) without.add(edited.id);
+  const most = all.value.filter((one) => one.turns.length > 0);
+  for (const one of most) if (without.has(one.id) && keeps(one)) without.delete(one.id);
+  unkept.value = new Set(most.map((one) => one.id).filter((one) => without.has(one)));
+  for (const one of most.slice(MOST_KEPT)) remove(one);
+}
+
+/** @param {Conversation} conversation @returns {boolean} whether it is kept */
+function keeps(conversation) {
   try {
-    unkept.value = !keepAll(localStorage, all.value);
+    return keepOne(localStorage, conversation);
   } catch {
-    unkept.value = true;
+    return false; // storage is blocked
   }
 }
 
-/** @param {string} id */
-const found = (id) => all.value.find((one) => one.id === id) ?? current.value;
+/** @param {Conversation} conversation */
+function remove(conversation) {
+  if (running.value?.id === conversation.id) running.value.stop();
+  all.value = all.value.filter((one) => one.id !== conversation.id);
+  if (current.value.id === conversation.id) current.value = begun(conversation.model);
+  void dropPictures(picturesOf(conversation));
+  try {
+    forget(localStorage, conversation.id);
+  } catch {
+    // storage is blocked
+  }
+}
 
 /** @param {string} id @param {(turn: Turn) => Turn} change */
 function changeLast(id, change) {
-  const conversation = found(id);
-  const turns = [...conversation.turns];
+  const conversation = all.value.find((one) => one.id === id);
+  const turns = [...(conversation?.turns ?? [])];
   const last = turns.pop();
-  if (last) put({ ...conversation, turns: [...turns, change(last)] }, false);
+  if (conversation && last) put({ ...conversation, turns: [...turns, change(last)] }, false);
 }
 
 /** Ask the question that is last in a conversation. @param {Conversation} conversation */
@@ -95,9 +169,9 @@ async function answer(conversation) {
   const { id } = conversation;
   running.value = { id, stop: () => controller.abort(), status: "" };
   const from = sentFrom.get(id) ?? 0;
-  const messages = messagesOf(conversation, from);
   put({ ...conversation, turns: [...conversation.turns, { role: "assistant", content: "" }] });
   try {
+    const messages = messagesOf(conversation, await readPictures(picturesOf(conversation)), from);
     await ask({ ...conversation, messages }, controller.signal, {
       turn: (change) => changeLast(id, change),
       status: (status) => {
@@ -109,14 +183,14 @@ async function answer(conversation) {
     changeLast(id, (turn) => ({ ...turn, stopped, ...(stopped ? {} : { problem: messageOf(error) }) }));
   } finally {
     running.value = null;
-    save();
+    save(id);
   }
 }
 
 /** @param {string} text @param {string[]} pictures */
 function send(text, pictures) {
   const before = current.value;
-  const question = /** @type {Turn} */ ({ role: "user", content: text, ...(pictures.length ? { images: pictures } : {}) });
+  const question = /** @type {Turn} */ ({ role: "user", content: text, ...(pictures.length ? { images: pictures.map(hold) } : {}) });
   void answer(withTurns(before, [...before.turns, question]));
 }
 
@@ -149,7 +223,8 @@ export function Screen() {
     <section class="talk" aria-label=${T.title}>
       <${Head} onList=${() => setListed(!listed)} listed=${listed} />
       <${NeedsRight} right="ask" />
-      ${unkept.value && html`<${Problem} message=${T.unkept} />`}
+      ${unkept.value.size > 0 && html`<${Problem} message=${T.unkept} />`}
+      ${picturesUnkept.value && html`<${Problem} message=${T.picturesUnkept} />`}
       <${Turns} />
       <${Composer} />
     </section>
@@ -183,8 +258,7 @@ function Conversations({ onChoose }) {
     ${
       doomed &&
       html`<${Confirm} title=${T.removeTitle} what=${T.removeWhat(short(doomed.title, 60))} action=${T.removeIt} danger=${true} onClose=${() => setDoomed(null)} onConfirm=${async () => {
-        all.value = all.value.filter((one) => one.id !== doomed.id);
-        if (current.value.id === doomed.id) current.value = begun(doomed.model);
+        remove(doomed);
         save();
       }} />`
     }
@@ -222,7 +296,7 @@ function Settings({ onClose, set }) {
   const name = (conversation.title || T.untitled).replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
   const load = async (/** @type {any} */ event) => {
     try {
-      current.value = fromJson(await event.target.files[0].text());
+      current.value = renamed(fromJson(await event.target.files[0].text()), hold);
       put(current.value);
       onClose();
     } catch (error) {
@@ -236,10 +310,10 @@ function Settings({ onClose, set }) {
       <${Field} label=${T.votes} hint=${T.votesHint}>${(/** @type {string} */ id) => html`<input id=${id} type="number" min="1" max="32" step="1" value=${conversation.votes ?? ""} onInput=${(/** @type {any} */ event) => set({ votes: numberOf(event) })} />`}<//>
       <div class="row">
         <${Button} onClick=${() => save(asMarkdown(conversation), `${name}.md`, "text/markdown")}>${T.exportMarkdown}<//>
-        <${Button} onClick=${() => save(asJson(conversation), `${name}.json`, "application/json")}>${T.exportJson}<//>
+        <${Button} onClick=${async () => save(asJson(conversation, await readPictures(picturesOf(conversation))), `${name}.json`, "application/json")}>${T.exportJson}<//>
         <label class="button">${T.import}<input type="file" accept=".json,application/json" class="unseen" onChange=${load} /></label>
       </div>
-      <p class="soft">${T.kept}</p>
+      <p class="soft">${T.kept(MOST_KEPT)}</p>
     </div>
   <//>`;
 }
@@ -273,6 +347,16 @@ function Welcome() {
   </div>`;
 }
 
+/** @param {{name: string, at: number}} props */
+function Picture({ name, at }) {
+  useEffect(() => {
+    void readPictures([name]);
+  }, [name]);
+  const url = pictureOf(name);
+  if (url === null) return html`<p class="soft">${T.pictureGone(at)}</p>`;
+  return url && html`<img class="picture" src=${url} alt=${T.picture(at)} />`;
+}
+
 /** @param {{turn: Turn, at: number, last: boolean, unsent: boolean}} props */
 function OneTurn({ turn, at, last, unsent }) {
   const [edited, setEdited] = useState(/** @type {string | null} */ (null));
@@ -283,7 +367,7 @@ function OneTurn({ turn, at, last, unsent }) {
     return html`<article class=${`turn user ${unsent ? "unsent" : ""}`} aria-label=${T.you}>
       ${unsent && html`<small>${T.unsent}</small>`}
       ${edited === null ? html`<p class="said">${clean(turn.content)}</p>` : html`<textarea aria-label=${T.edit} rows="4" value=${edited} onInput=${(/** @type {any} */ event) => setEdited(event.target.value)}></textarea>`}
-      ${turn.images?.map((url, number) => html`<img class="picture" src=${url} alt=${T.picture(number + 1)} />`)}
+      ${turn.images?.map((name, number) => html`<${Picture} key=${name} name=${name} at=${number + 1} />`)}
       <div class="row actions">
         ${
           edited === null
