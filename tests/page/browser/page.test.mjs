@@ -47,6 +47,107 @@ test("a question is put to the vote beside its answer, which can be asked again,
   });
 });
 
+test("two tabs lose nothing of each other's conversations, and full storage loses nothing that was typed", async () => {
+  const dot = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+  const turns = (text, ...images) => [
+    { role: "user", content: text, images },
+    { role: "assistant", content: "Seen." },
+  ];
+  const earlier = ["Earlier", "Another"].map((title, at) => {
+    return { id: title, title, model: "swarm", system: "", temperature: null, votes: null, turns: turns(title, dot), changed: at };
+  });
+  await withPage("#/chat", async (one, context) => {
+    await one.evaluate((text) => localStorage.setItem("swarm.conversations", text), JSON.stringify(earlier));
+    await one.reload();
+    const picked = (page, name) => page.locator(".conversations").getByRole("button", { name, exact: true });
+    await picked(one, "Earlier").click();
+    await one.getByRole("img", { name: "Picture 1" }).waitFor();
+    await one.waitForFunction(() => localStorage.getItem("swarm.conversations") === null); // it is taken over
+    const other = await context.newPage();
+    await other.goto(one.url());
+    await picked(other, "Another").click();
+    await other.getByRole("img", { name: "Picture 1" }).waitFor();
+    for (const [page, question] of [
+      [other, "What is 2 + 2?"],
+      [one, "What is 1 + 1?"],
+    ]) {
+      await page.bringToFront(); // the browser draws no others
+      await page.getByRole("button", { name: "New conversation" }).click();
+      await askFor(page, question);
+      for (const name of [question, "Earlier", "Another"]) await picked(page, name).waitFor();
+    }
+    await picked(one, "What is 2 + 2?").click(); // one conversation in both: the newer edit is shown in both
+    await askFor(one, "What is 3 + 3?", 2);
+    await other.bringToFront();
+    await picked(other, "What is 1 + 1?").waitFor();
+    await other.locator(".turn.assistant").getByText("6").first().waitFor();
+    await other.getByRole("button", { name: "Delete Earlier" }).click();
+    await other.getByRole("dialog").getByRole("button", { name: "Delete" }).click();
+    await one.bringToFront();
+    await picked(one, "Earlier").waitFor({ state: "detached" });
+    const kept = () => one.evaluate(() => Object.entries(localStorage).filter(([key]) => key.startsWith("swarm.conversation")));
+    const before = await kept();
+    assert.equal(before.length, 3);
+    assert.ok(!JSON.stringify(before).includes("data:"), "no picture is in local storage");
+    await one.evaluate(() => {
+      for (let size = 2 ** 23, at = 0; size >= 1; at += 1) {
+        try {
+          localStorage.setItem(`filler ${at}`, "x".repeat(size));
+        } catch {
+          size = Math.floor(size / 2);
+        }
+      }
+    });
+    await askFor(one, "What is 4 + 4?", 3);
+    await one.getByRole("alert").getByText("no room for more conversations").waitFor();
+    await one.getByLabel("Message", { exact: true }).fill("typed while it is full");
+    await one.locator(".turn.assistant").getByText("8").first().waitFor();
+    assert.equal((await kept()).length, 3, "what was kept stays");
+    await one.evaluate(() => {
+      for (const key of Object.keys(localStorage)) if (key.startsWith("filler")) localStorage.removeItem(key);
+    });
+    assert.equal(await one.getByLabel("Message", { exact: true }).inputValue(), "typed while it is full");
+    await askFor(one, "What is 5 + 5?", 4);
+    await one.getByText("no room for more conversations").waitFor({ state: "detached" });
+    await other.bringToFront();
+    await other.locator(".turn.assistant").getByText("10").first().waitFor();
+  });
+});
+
+test("a conversation that is longer than the context, and ten megabytes pasted, are each said", async () => {
+  const messages = Array.from({ length: 8 }, (_, at) => {
+    return { role: at % 2 ? "assistant" : "user", content: `${at} ${"many words ".repeat(150)}` };
+  });
+  await withPage(
+    "#/chat",
+    async (page) => {
+      await page.getByRole("button", { name: "Settings" }).click();
+      const file = { name: "long.json", mimeType: "application/json", buffer: Buffer.from(JSON.stringify({ model: "demo", messages })) };
+      await page.locator('dialog input[type="file"]').setInputFiles(file);
+      await page.getByLabel("Message", { exact: true }).fill("What is 17 + 25?");
+      await page.getByRole("button", { name: "Send" }).click();
+      const note = page.getByText(/tokens are more than the .* that this model holds\. Without the first \d messages it fits\./);
+      await note.waitFor();
+      const left = Number(/first (\d)/.exec(await note.innerText())[1]);
+      await page.getByRole("button", { name: "Leave them out and ask again" }).click();
+      await page.locator(".turn.assistant").last().getByRole("button", { name: "Answer again" }).waitFor();
+      await note.waitFor({ state: "detached" });
+      assert.equal(await page.locator(".turn.unsent").count(), left);
+      await page.getByText("Left out: no longer fits the context").first().waitFor();
+      const message = page.getByLabel("Message", { exact: true });
+      await message.fill("half typed");
+      await message.evaluate((box) => {
+        const clipboardData = new DataTransfer();
+        clipboardData.setData("text/plain", "x".repeat(10_000_000));
+        box.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true }));
+      });
+      await page.getByText("10,000,010 characters are more than a message can have (1,000,000): shorten it").waitFor();
+      assert.equal(await message.inputValue(), "half typed");
+    },
+    { forgiven: /the server responded with a status of 400/ },
+  );
+});
+
 test("votes that were held are listed, and one opens in full", async () => {
   await withPage("#/votes", async (page) => {
     await page.getByRole("cell", { name: "consensus" }).first().waitFor();

@@ -6,6 +6,7 @@ import { STRINGS } from "./strings.js";
 import { html, useState } from "./ui.js";
 
 const T = STRINGS.ballot;
+const BROKEN = new Set(["failed", "cancelled"]); // nobody has won
 
 /** @typedef {{voter: string, model: string, group: number | null, weight: number, tokens: number, ms: number, abstained?: string, answer?: string}} Candidate */
 /** @typedef {{id: number | null, answer: string, weight: number, voters: Candidate[]}} Group */
@@ -91,7 +92,7 @@ export function Groups({ ballot }) {
   return html`<ul class="groups">
     ${groups.map((group, at) => {
       const leads = at === 0 && group.id !== null;
-      const words = group.id === null ? T.abstained : leads ? (runs(ballot) ? T.leads : T.wins) : T.dissent;
+      const words = group.id === null ? T.abstained : leads ? (runs(ballot) || BROKEN.has(ballot.outcome) ? T.leads : T.wins) : T.dissent;
       return html`<li key=${group.id ?? "none"} class=${leads ? "leads" : ""}>
         <div class="row spread"><strong>${clean(group.answer) || words}</strong><small>${words} · ${counted(group.voters.length, T.votes)}</small></div>
         <${Bar} label=${`${words}: ${counted(group.voters.length, T.votes)}`} parts=${[{ share: whole ? group.weight / whole : 0, tone: leads ? "accent" : "other" }]} />

@@ -180,7 +180,11 @@ async function answer(conversation) {
     });
   } catch (error) {
     const stopped = controller.signal.aborted;
-    changeLast(id, (turn) => ({ ...turn, stopped, ...(stopped ? {} : { problem: messageOf(error) }) }));
+    changeLast(id, (turn) => ({
+      ...turn,
+      ...(stopped ? { stopped } : { problem: messageOf(error) }),
+      ...(turn.ballot?.final === false ? { ballot: { ...turn.ballot, final: true, outcome: stopped ? "cancelled" : "failed" } } : {}),
+    }));
   } finally {
     running.value = null;
     save(id);
@@ -403,9 +407,9 @@ function TooLong({ problem, at }) {
   const conversation = current.value;
   const [tokens, context] = sizes ?? [];
   if (tokens === undefined || context === undefined) return null;
-  const asked = conversation.turns.slice(0, at);
-  const from = fitting(asked, tokens, context);
-  if (from === 0) return null;
+  const sent = sentFrom.get(conversation.id) ?? 0;
+  const from = sent + fitting(conversation.turns.slice(sent, at), tokens, context);
+  if (from === sent) return null;
   return html`<p class="note">${T.tooLong(number(tokens), number(context), counted(from, T.turns))} <${Button} disabled=${running.value !== null} onClick=${() => {
     sentFrom.set(conversation.id, from);
     again(at);

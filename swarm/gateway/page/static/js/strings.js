@@ -210,6 +210,7 @@ export const STRINGS = {
       degraded: "no quorum",
       single: "one answer",
       failed: "failed",
+      cancelled: "stopped",
       done: "done",
     },
     agree: (/** @type {number} */ agree, /** @type {number} */ votes) => `${agree} of ${votes} agree`,
