@@ -21,6 +21,7 @@ from tests.e2e.waiting import eventually
 
 HERE = Path(__file__).parent
 NAMES = {"kitchen": "demo", "study": "demo:b", "attic": "demo:c"}
+KEYS = {"attic": "sk-attic"}  # the others want none
 BROWSER_S = 300.0  # 20 s alone
 MEET_S = 30.0
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -48,7 +49,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, A
             stack.enter_context(
                 NodeProcess(
                     name, folder / name,
-                    arguments=("--host", "127.0.0.1", "--port", str(port), "--model", model, *peers),
+                    arguments=("--host", "127.0.0.1", "--port", str(port), "--model", model, *peers, *keyed(name)),
                 )
             )
             for (name, model), port in zip(NAMES.items(), ports, strict=True)
@@ -62,14 +63,26 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, A
 
         asyncio.run(meet())
         yield [
-            {"name": node.name, "url": node.url, "pid": node.pid, "link": owner_link(node, folder / node.name)}
+            {
+                "name": node.name,
+                "url": node.url,
+                "pid": node.pid,
+                "link": owner_link(node, folder / node.name),
+                "key": KEYS.get(node.name),
+            }
             for node in running
         ]
 
 
+def keyed(name: str) -> tuple[str, ...]:
+    """The options of a node that wants a key of its clients; members need none."""
+    return ("--api-key", KEYS[name], "--open-federation") if name in KEYS else ()
+
+
 async def knows_all(node: NodeProcess) -> bool:
     """Whether a node sees the two others."""
-    told = await asyncio.to_thread(command, node, "status", "--url", node.url, "--json")
+    key = ("--api-key", KEYS[node.name]) if node.name in KEYS else ()
+    told = await asyncio.to_thread(command, node, "status", "--url", node.url, "--json", *key)
     return [peer["state"] for peer in told["peers"]] == ["alive"] * (len(NAMES) - 1)
 
 

@@ -69,6 +69,14 @@ export function ahead(date, now) {
   return Math.abs(apart) > 2000 ? apart : 0; // NaN is not
 }
 
+/** What is done when the node takes this page's key no longer. */
+let refused = () => {};
+
+/** @param {() => void} call */
+export function onRefused(call) {
+  refused = call;
+}
+
 /** Headers of every request of the page. @returns {Record<string, string>} */
 export function headers() {
   const key = kept(KEY);
@@ -102,6 +110,7 @@ export async function send(method, path, body, signal, more = {}) {
   }
   clock.aheadMs = ahead(response.headers.get("Date"), Date.now());
   if (response.ok) return response;
+  if (response.status === 401) refused();
   const after = Number(response.headers.get("Retry-After"));
   throw new ApiError(await problem(response), response.status, after > 0 ? after : null);
 }

@@ -1,6 +1,6 @@
 // @ts-check
 /** The page: a header with the screens, the screen that the address names (#/chat), and how the connection stands. */
-import { setKey } from "./api.js";
+import { onRefused, setKey } from "./api.js";
 import { askForKey, Badge, Button, Dialog, Field, keyDialog, notify, Problem, Toasts } from "./components.js";
 import { clean, since } from "./format.js";
 import { placeOf } from "./places.js";
@@ -209,7 +209,9 @@ async function begin() {
   start();
 }
 
+const lookAgain = () => void refreshRights().catch(() => undefined);
+onRefused(lookAgain); // so that the page says what it may do now, and how to get more
 effect(() => {
-  if (connection.value.state === "open") void refreshRights().catch(() => undefined);
+  if (connection.value.state === "open") lookAgain();
 });
 void begin();

@@ -22,6 +22,7 @@ export async function useApiKey(key) {
   await refreshRights();
   if (rights.value?.may.ask) return true;
   setKey(before); // a wrong one is not kept
+  await refreshRights();
   return false;
 }
 
