@@ -128,7 +128,7 @@ test("a conversation that is longer than the context, and ten megabytes pasted, 
       await page.getByRole("button", { name: "Send" }).click();
       const note = page.getByText(/tokens are more than the .* that this model holds\. Without the first \d messages it fits\./);
       await note.waitFor();
-      const left = Number(/first (\d)/.exec(await note.innerText())[1]);
+      const left = Number(/first (\d)/.exec(await note.textContent())[1]);
       await page.getByRole("button", { name: "Leave them out and ask again" }).click();
       await page.locator(".turn.assistant").last().getByRole("button", { name: "Answer again" }).waitFor();
       await note.waitFor({ state: "detached" });
