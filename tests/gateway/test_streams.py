@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator
 
@@ -319,3 +320,21 @@ async def test_a_node_that_shuts_down_takes_no_more_work(stage: Stage) -> None:
     assert int(reply.headers["Retry-After"]) > 0
     assert (await stage.client.get("/readyz")).json == {"status": "unavailable", "reason": "draining"}
     assert (await stage.client.get("/livez")).status == 200
+
+
+@pytest.mark.parametrize("swarm", [SINGLE, {"votes": 4}], ids=["single", "vote"])
+async def test_a_client_that_closes_with_the_last_byte_has_had_all_of_it(
+    stage: Stage, swarm: dict[str, object]
+) -> None:
+    body = json.dumps(chat_body(model="scripted", stream=True, swarm=swarm))
+    address = stage.node.address
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\n"
+    for _ in range(20):
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        await reader.readuntil(b"\r\n0\r\n\r\n")
+        writer.transport.abort()
+    line = 'swarm_requests_total{{endpoint="/v1/chat/completions",status="{}"}}'
+    async with asyncio.timeout(10):
+        while f"{line.format(200)} 20.0" not in (text := (await stage.client.get("/metrics")).text):
+            assert line.format(499) not in text

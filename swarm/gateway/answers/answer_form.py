@@ -251,6 +251,7 @@ class OpenStream:
         self._waiting = True
         await self.response.write_eof(data)
         self._waiting = False
+        self._request[ENDING] = str(self.response.status)  # a client that closes now has all of it
 
     async def _begin(self) -> None:
         async with self._starting:

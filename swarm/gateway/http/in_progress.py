@@ -25,7 +25,7 @@ from swarm.logs import current_request_id
 from swarm.workers.pool import WorkerPool
 from swarm.workers.slots import retry_after_s
 
-ENDING: Final = web.RequestKey("ending", str)  # set on a request whose stream did not end well: how, for the metrics
+ENDING: Final = web.RequestKey("ending", str)  # how a stream ended, for the metrics
 CLIENT_LEFT, BROKEN_OFF = "499", "broken"  # 499 is nginx's word for a client that left
 CUT_OFF: Final = "this node shut down before the answer was complete: ask another node"
 CANCELLED: Final = "the request was cancelled on the node that worked on it"

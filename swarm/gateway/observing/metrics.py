@@ -197,16 +197,16 @@ class Metrics:
         resource = request.match_info.route.resource
         endpoint = "unknown" if resource is None else resource.canonical
         started = time.perf_counter()
-        status = CLIENT_LEFT  # unless an answer says otherwise
+        status = CLIENT_LEFT  # unless an answer says otherwise, or a stream that is over
         try:
             response = await handler(request)
-            status = request.get(ENDING) or str(response.status)
+            status = str(response.status)
             return response
         except web.HTTPException as answer:  # a redirect, say: failures have been given their shape by now
             status = str(answer.status)
             raise
         finally:
-            self._requests.labels(endpoint, status).inc()
+            self._requests.labels(endpoint, request.get(ENDING, status)).inc()
             self._seconds.labels(endpoint).observe(time.perf_counter() - started)
 
     def render(self) -> bytes:
