@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from openai import AuthenticationError
+from yarl import URL
 
 from swarm.commands.status import render
 from swarm.gateway.http.access import AccessRules, digest
@@ -84,6 +85,14 @@ async def test_without_a_right_key_nothing_is_done(
         assert reply.headers["X-Request-Id"]
     assert "sk-wrong" not in caplog.text
     assert KEY not in caplog.text
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/scripted", "/swarm/v1/usage", "/v1/events", "/metrics"])
+async def test_slashes_that_say_nothing_open_nothing(locked: RunningNode, path: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        for target in (path, "/" + path, path.replace("/", "//"), path + "//"):
+            async with session.get(URL(locked.url + target, encoded=True)) as response:
+                assert response.status == 401, target
 
 
 async def test_health_needs_no_key(client: Client) -> None:

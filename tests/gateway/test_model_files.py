@@ -136,7 +136,7 @@ HOSTILE_IDS = st.one_of(
     st.lists(TRICKS, min_size=1, max_size=8).map("".join),
     st.text(st.characters(codec="utf-8"), min_size=1, max_size=70),
     st.from_regex(r"[0-9a-fA-F]{60,70}", fullmatch=True),
-).filter(lambda text: text.rstrip("/") != SHA256)
+).filter(lambda text: text.strip("/") != SHA256)  # slashes that say nothing are taken out of every path
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -150,6 +150,16 @@ def test_no_id_but_a_hash_that_is_shared_gives_anything(served: ServedNode, host
     assert 400 <= status < 500 or (status == 200 and is_list)
     assert CONTENT[:100] not in body
     assert b"root:" not in body
+
+
+@pytest.mark.parametrize("suffix", ["", wire.PIECES_SUFFIX])
+def test_slashes_that_say_nothing_ask_for_the_same_file(served: ServedNode, suffix: str) -> None:
+    plain = served.ask(f"{wire.MODELS_PATH}/{SHA256}{suffix}".encode())
+    assert plain[0] == 200
+    for target in (f"{wire.MODELS_PATH}///{SHA256}{suffix}", f"//{wire.MODELS_PATH[1:]}//{SHA256}{suffix}/"):
+        assert served.ask(target.encode()) == plain
+    for target in (f"{wire.MODELS_PATH}/%2F{SHA256}{suffix}", f"{wire.MODELS_PATH}/.//{SHA256}{suffix}"):
+        assert served.ask(target.encode())[0] in (400, 404)  # no hash, no path
 
 
 @dataclass(frozen=True, slots=True)
