@@ -117,12 +117,16 @@ class Withdrawn(ControlMessage):
 
 
 class KnownNode(ControlMessage):
-    """One other node. `state` is `absent` for a member that this node has not seen since it started."""
+    """One other node. `state` is `absent` for a member that this node has not seen since it started.
+
+    `by`: the name of the member who revoked it, where that is known. When that was is nowhere kept.
+    """
 
     id: str
     name: str
     state: Literal["alive", "suspect", "dead", "absent", "revoked"]
     addresses: tuple[str, ...] = ()
+    by: str | None = None
 
 
 class KnownNodes(ControlMessage):

@@ -290,7 +290,8 @@ def peers_text(found: KnownNodes) -> str:
 
 def _row(known: KnownNode, running: bool) -> tuple[str, str, str, str]:
     state = known.state if running or known.state == "revoked" else "not asked"
-    return known.name, known.id[:SHOWN_ID_CHARS], state, ", ".join(known.addresses)
+    more = ", ".join(known.addresses) if known.by is None else f"by {known.by}"
+    return known.name, known.id[:SHOWN_ID_CHARS], state, more
 
 
 def confirmed(question: str, yes: bool) -> bool:

@@ -124,7 +124,11 @@ def check_standing(trust: Trust) -> None:
 def known_revoked(roster: Roster | None, node_id: str) -> tuple[KnownNode, ...]:
     """Those that were revoked, beside `node_id`, this node."""
     entries = () if roster is None else (entry for entry in roster.entries if entry.id != node_id)
-    return tuple(KnownNode(id=entry.id, name=entry.name, state="revoked") for entry in entries if entry.revoked)
+    return tuple(
+        KnownNode(id=entry.id, name=entry.name, state="revoked", by=entry.revoked_by)
+        for entry in entries
+        if entry.revoked
+    )
 
 
 # Without a running node

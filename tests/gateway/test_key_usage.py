@@ -26,6 +26,7 @@ from federation import wire
 from swarm.errors import LimitReached
 from swarm.gateway.http.access import AccessRules, KeyHolder, KeyLimits, digest
 from swarm.gateway.observing.board import BOARD
+from swarm.gateway.observing.endpoints import VIEW
 from swarm.gateway.observing.usage import (
     DAY_S,
     MAX_DAYS,
@@ -181,7 +182,10 @@ def test_a_refused_request_does_not_count_against_its_limit() -> None:
         clock.at += 1
         with pytest.raises(LimitReached):
             book.account(anna()).begin()
+        assert book.entries()[0].last_minute == 1
     clock.at += 1
+    assert book.entries()[0].last_minute == 0
+    assert book_of(clock, anna()).entries()[0].last_minute is None, "it is not limited"
     book.account(anna()).begin()
     assert used_today(book, "anna") == DayUsage(used_today(book, "anna").day, requests=2, refused=59)
 
@@ -327,6 +331,7 @@ async def test_an_answer_that_is_cut_counts_as_far_as_it_came(end: str, swarm: d
             seen = b""
             while b"three" not in seen:
                 seen += await response.content.readany()
+            assert [entry.tokens for entry in node.app[VIEW].requests().data] == [len(words)]
             if end == "cancelled":
                 assert (await client.post("/swarm/v1/requests/mine/cancel", x_api_key="sk-root")).status == 200
                 await response.read()

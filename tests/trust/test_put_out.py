@@ -49,6 +49,8 @@ async def test_it_is_told_who_revoked_it_and_says_so_everywhere_once(trio: tuple
             health = (await client.get("/v1/federation/health")).json
         assert REVOKED in health["trust"]["problem"]
         assert REVOKED in peers_text(study.trust_service.peers())
+        assert [(one.name, one.by) for one in kitchen.trust_service.peers().revoked] == [("study", "kitchen")]
+        assert peers_text(kitchen.trust_service.peers()).splitlines()[-1].endswith("revoked    by kitchen")
         assert REVOKED in trust_words(study.trust)
         await eventually(lambda: study.membership.alive() == ())
         assert said(study, REVOKED) == 1

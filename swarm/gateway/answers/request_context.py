@@ -143,8 +143,6 @@ class RequestContext:
 
     def note(self, event: Delta | Finish) -> None:
         """An event of an answer that a client is given."""
-        if self._account is None:
-            return
         made = self._made.setdefault(event.choice, MadeSoFar())
         if isinstance(event, Finish):
             made.tokens = event.usage.completion_tokens
@@ -152,6 +150,7 @@ class RequestContext:
         else:
             made.steps += 1
             made.size_bytes += event.size_bytes
+        self._work.tokens = sum(each.about() for each in self._made.values())
 
     @contextmanager
     def counted_if_cut(self) -> Generator[None]:

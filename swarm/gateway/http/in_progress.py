@@ -48,7 +48,7 @@ class Work:
 
     `request_id` is the caller's where it gave one, so several may share it; `began` is on the monotonic clock. `key` is
     the name of its key, never the key; `model` what it asks for, once its body is read. `waits` for a worker: of votes,
-    and of what needs none, nothing is said.
+    and of what needs none, nothing is said. `tokens`: about how many of its answer have come; None before the first.
     """
 
     def __init__(self, path: str = "", key: str | None = None) -> None:
@@ -56,6 +56,7 @@ class Work:
         self.key = key
         self.model: str | None = None
         self.waits = False
+        self.tokens: int | None = None
         self.request_id = current_request_id.get()
         self.began = time.monotonic()
         self._limits: list[asyncio.Timeout] = []

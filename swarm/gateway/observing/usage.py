@@ -56,10 +56,14 @@ class DayUsage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageEntry:
-    """One key: its limits, and its days with the newest first."""
+    """One key: its limits, and its days with the newest first.
+
+    `last_minute`: how many of its requests began in the last sixty seconds, where that is limited.
+    """
 
     key: str
     limits: KeyLimits
+    last_minute: int | None = None
     days: tuple[DayUsage, ...]
 
 
@@ -212,10 +216,14 @@ class UsageBook:
 
     def entries(self) -> tuple[UsageEntry, ...]:
         """Every key that was given, used or not, and what came without one, if anything did."""
+        oldest = self._clock() - MINUTE_S
         return tuple(
             UsageEntry(
                 key=name,
                 limits=counts.holder.limits,
+                last_minute=None
+                if counts.holder.limits.requests_a_minute is None
+                else sum(moment > oldest for moment in counts.recent),
                 days=tuple(copy_of(counts.days[day]) for day in sorted(counts.days, reverse=True)),
             )
             for name, counts in self._counts.items()

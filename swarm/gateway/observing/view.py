@@ -260,7 +260,8 @@ class RequestEntry:
     """A request in progress. `id` is its X-Request-Id; `from`: whether a client or another node asked.
 
     `key` is the name of its key, None where it has none; `model` what it asks for, None before its body is read.
-    `waiting`: for a worker, or for its model; of votes that is not told. What it asks is nobody's business.
+    `waiting`: for a worker, or for its model; of votes that is not told. `tokens`: about how many
+    of its answer have come, None before the first and of what another node asks. What it asks is nobody's business.
     """
 
     id: str
@@ -269,6 +270,7 @@ class RequestEntry:
     key: str | None
     model: str | None
     state: Literal["waiting", "running"]
+    tokens: int | None
     running_s: float
 
 
@@ -547,6 +549,7 @@ def request_entry(work: Work, now: float) -> RequestEntry:
         key=work.key,
         model=work.model,
         state="waiting" if work.waits else "running",
+        tokens=work.tokens,
         running_s=round(now - work.began, 2),
     )
 

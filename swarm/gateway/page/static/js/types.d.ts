@@ -99,6 +99,8 @@ export interface RequestEntry {
   key: string | null;
   model: string | null;
   state: "waiting" | "running";
+  /** About how many of its answer have come; null before the first, and of what another node asks. */
+  tokens: number | null;
   running_s: number;
 }
 
@@ -106,6 +108,8 @@ export interface RequestEntry {
 export interface UsageEntry {
   key: string;
   limits: { requests_a_minute: number | null; tokens_a_day: number | null };
+  /** Requests of the last sixty seconds, where these are limited. */
+  last_minute: number | null;
   days: { day: string; requests: number; refused: number; prompt_tokens: number; completion_tokens: number }[];
 }
 
@@ -198,6 +202,8 @@ export interface KnownNode {
   name: string;
   state: "alive" | "suspect" | "dead" | "absent" | "revoked";
   addresses: string[];
+  /** Who revoked it, where that is known. */
+  by: string | null;
 }
 
 /** A code that is good, and who joined by it. */
