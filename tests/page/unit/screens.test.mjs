@@ -1,11 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { chosen as chosenLines, inSight } from "../../../swarm/gateway/page/static/js/logs.js";
 import { found, secondsLeft, suggested } from "../../../swarm/gateway/page/static/js/models.js";
 import { everybody } from "../../../swarm/gateway/page/static/js/peers.js";
 import { lines, newest } from "../../../swarm/gateway/page/static/js/performance.js";
-import { runsOf, stepOf } from "../../../swarm/gateway/page/static/js/plot.js";
+import { hourOf, orderOf, runsOf, stepOf } from "../../../swarm/gateway/page/static/js/plot.js";
 import { qrPath } from "../../../swarm/gateway/page/static/js/qr.js";
 import { matching } from "../../../swarm/gateway/page/static/js/requests.js";
+import { byDay, limitsOf, onDay } from "../../../swarm/gateway/page/static/js/usage.js";
+import { overTime } from "../../../swarm/gateway/page/static/js/votes.js";
 
 const stored = (id, state = "available") => ({
   id,
@@ -108,28 +111,88 @@ test("the busiest are plotted, and the newest figure is the last that there is",
   assert.equal(newest([null]), null);
 });
 
-test("requests: the longest first", () => {
+test("requests: the longest first, found by key and model, too", () => {
   const rows = [
-    { id: "a", path: "/v1/x", from: "client", running_s: 1 },
-    { id: "b", path: "/v1/y", from: "node", running_s: 2 },
+    { id: "a", path: "/v1/x", from: "client", key: "anna", model: "demo", running_s: 1 },
+    { id: "b", path: "/v1/y", from: "node", key: null, model: null, running_s: 2 },
   ];
-  assert.deepEqual(
-    matching(rows, "").map((row) => row.id),
-    ["b", "a"],
-  );
-  assert.deepEqual(
-    matching(rows, "X").map((row) => row.id),
-    ["a"],
-  );
+  const ids = (word) => matching(rows, word).map((row) => row.id);
+  assert.deepEqual(ids(""), ["b", "a"]);
+  for (const word of ["X", " Anna", "demo"]) assert.deepEqual(ids(word), ["a"]);
+  assert.deepEqual(ids("null"), []);
 });
 
 test("a plot's axis is round, and a line is broken where nothing was measured", () => {
   assert.deepEqual([1, 7, 12, 99, 1500, 0.3].map(stepOf), [0.25, 2, 5, 25, 500, 0.1]);
-  const runs = runsOf([0, 60, 120, 180], [1, 2, null, 4], 4, 180);
+  const runs = runsOf([0, 0.25, 0.5, 1], [1, 2, null, 4], 4);
   assert.deepEqual(
     runs.map((run) => run.length),
     [2, 1],
   );
   assert.equal(runs[1][0], "472,8");
-  assert.deepEqual(runsOf([0], [null], 1, 0), []);
+  assert.deepEqual(runsOf([0], [null], 1), []);
+});
+
+test("the axis of an hour goes by time, that of an order from one to the next", () => {
+  assert.deepEqual(hourOf([1800, 3600]).at, [0.5, 1]);
+  const noon = Date.parse("2026-01-31T12:00:00Z") / 1000;
+  assert.deepEqual(orderOf([noon, noon + 1]).at, [0.25, 0.75]);
+  assert.match(orderOf([noon, noon + 1]).marks.join(), /^\d\d:00,\d\d:00,\d\d:00$/);
+  assert.deepEqual(orderOf([noon, noon + 1, noon + 200_000]).marks, ["2026-01-31", "2026-01-31", "2026-02-02"]);
+  assert.deepEqual(orderOf([]).at, []);
+});
+
+test("votes over time: what has ended, the oldest first, with the mean of ten", () => {
+  const vote = (at, agreement) => ({ began: `2026-01-31T12:00:${String(at).padStart(2, "0")}Z`, agreement, total_completion_tokens: at });
+  const { agreed, means, tokens } = overTime([vote(30, null), vote(2, 0.5), vote(1, 1)]);
+  assert.deepEqual(
+    [agreed, means, tokens],
+    [
+      [100, 50],
+      [100, 75],
+      [1, 2],
+    ],
+  );
+  const many = overTime(Array.from({ length: 20 }, (_, at) => vote(at, at < 10 ? 0 : 1)));
+  assert.deepEqual([many.means[9], many.means[14], many.means[19]], [0, 50, 100]);
+});
+
+test("log lines of a level and above, found by words, logger and request; only those in sight are drawn", () => {
+  const line = (number, level, text, request_id = null) => ({ number, level, text, logger: "swarm.x", request_id });
+  const lines = [line(1, "info", "Ready"), line(2, "warning", "slow", "mine"), line(3, "critical", "gone")];
+  const numbers = (level, text) => chosenLines(lines, level, text).map((one) => one.number);
+  assert.deepEqual(numbers("info", ""), [1, 2, 3]);
+  assert.deepEqual(numbers("warning", ""), [2, 3]);
+  assert.deepEqual(numbers("info", " MINE"), [2]);
+  assert.deepEqual(numbers("info", "swarm.x rea"), []);
+  assert.deepEqual(numbers("info", "null"), []);
+  assert.deepEqual(inSight(1000, { top: 2800, high: 280, row: 28 }), [92, 118]);
+  assert.deepEqual(inSight(1000, { top: 0, high: 280, row: 28 }), [0, 18]);
+  assert.deepEqual(inSight(3, { top: 2800, high: 280, row: 28 }), [0, 3]);
+});
+
+test("usage: days without any are none, limits have what is used of them", () => {
+  const day = (name, requests, refused = 0) => ({
+    day: name,
+    requests,
+    refused,
+    prompt_tokens: requests * 10,
+    completion_tokens: requests,
+  });
+  const limits = { requests_a_minute: 3, tokens_a_day: 100 };
+  const anna = { key: "anna", limits, last_minute: 2, days: [day("2026-03-02", 5, 1), day("2026-02-20", 1)] };
+  const ben = { key: "ben", limits: { requests_a_minute: null, tokens_a_day: null }, last_minute: null, days: [day("2026-03-02", 2)] };
+  assert.equal(onDay(ben, "2026-03-01").requests, 0);
+  assert.deepEqual(limitsOf(anna, "2026-03-02"), [
+    { what: "requests", used: 2, most: 3 },
+    { what: "tokens", used: 55, most: 100 },
+  ]);
+  assert.equal(limitsOf(anna, "2026-03-03")[1].used, 0);
+  assert.deepEqual(limitsOf(ben, "2026-03-02"), []);
+  const sums = byDay([anna, ben], "2026-03-02");
+  assert.equal(sums.days.length, 11);
+  assert.deepEqual([sums.days[0], sums.days.at(-1)], ["2026-02-20", "2026-03-02"]);
+  assert.deepEqual([sums.requests[0], sums.requests.at(-1), sums.refused.at(-1), sums.prompt.at(-1)], [1, 7, 1, 70]);
+  assert.equal(byDay([ben], "2026-03-02").days.length, 7);
+  assert.equal(byDay([], "2026-03-02").requests.length, 7);
 });

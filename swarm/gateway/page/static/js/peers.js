@@ -109,6 +109,7 @@ export function Screen() {
       },
     ]} />
     ${may && (known.value?.codes?.length ?? 0) > 0 && html`<${Codes} codes=${known.value?.codes ?? []} />`}
+    ${may && (known.value?.revoked?.length ?? 0) > 0 && html`<${Out} nodes=${known.value?.revoked ?? []} />`}
     <${Rejected} rejected=${view?.rejected ?? []} names=${view?.names ?? []} />
     ${asked?.what === "invite" && html`<${Invite} open=${!paired} onClose=${close} />`}
     ${asked?.what === "join" && html`<${Join} onClose=${close} />`}
@@ -129,6 +130,13 @@ function Codes({ codes }) {
   };
   return html`<section class="card stack"><h3>${T.codes}</h3><ul class="stack">
     ${codes.map((code) => html`<li key=${code.id} class="row spread"><span><code>${clean(code.id)}</code> ${T.left(code.uses - code.joined.length, code.uses, duration(code.ends_in_s))}${code.joined.length ? ` · ${T.joinedBy(code.joined.map((name) => short(name, 30)).join(", "))}` : ""}</span><${Button} kind="quiet" onClick=${() => end(code.id)}>${T.withdraw}<//></li>`)}
+  </ul></section>`;
+}
+
+/** @param {{nodes: KnownNode[]}} props */
+function Out({ nodes }) {
+  return html`<section class="card stack"><h3>${T.out}</h3><p class="soft">${T.outMore}</p><ul class="stack">
+    ${nodes.map((node) => html`<li key=${node.id}><strong>${short(node.name, 40)}</strong> <code>${node.id.slice(0, 8)}</code> ${node.by && T.outBy(short(node.by, 40))}</li>`)}
   </ul></section>`;
 }
 

@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { Empty, messageOf, Problem, Spinner, Table } from "./components.js";
 import { ms, number, short } from "./format.js";
-import { Plot } from "./plot.js";
+import { hourOf, Plot } from "./plot.js";
 import { STRINGS } from "./strings.js";
 import { html, useEffect, useState } from "./ui.js";
 
@@ -52,6 +52,7 @@ export function Screen() {
   if (told === null) return problem ? html`<${Problem} message=${problem} />` : html`<${Spinner} />`;
   const asked = sum(told.series.flatMap((one) => one.requests));
   const failed = sum(told.series.flatMap((one) => one.errors));
+  const hour = hourOf(told.minutes);
   return html`<div class="stack performance">
     <${Problem} message=${problem} />
     <dl class="figures">
@@ -63,11 +64,11 @@ export function Screen() {
       told.series.length === 0
         ? html`<${Empty}>${T.empty}<//>`
         : html`<div class="plots">
-            <${Plot} title=${T.firstToken} minutes=${told.minutes} lines=${lines(told, "first_token_ms")} />
-            <${Plot} title=${T.tokens} minutes=${told.minutes} lines=${lines(told, "tokens_per_s")} />
-            <${Plot} title=${T.perMinute} minutes=${told.minutes} lines=${lines(told, "requests")} />
-            <${Plot} title=${T.failedPerMinute} minutes=${told.minutes} lines=${lines(told, "errors")} />
-            <${Plot} title=${T.queue} minutes=${told.minutes} lines=${[{ label: T.waiting, values: told.waiting }]} />
+            <${Plot} title=${T.firstToken} ...${hour} lines=${lines(told, "first_token_ms")} />
+            <${Plot} title=${T.tokens} ...${hour} lines=${lines(told, "tokens_per_s")} />
+            <${Plot} title=${T.perMinute} ...${hour} lines=${lines(told, "requests")} />
+            <${Plot} title=${T.failedPerMinute} ...${hour} lines=${lines(told, "errors")} />
+            <${Plot} title=${T.queue} ...${hour} lines=${[{ label: T.waiting, values: told.waiting }]} />
           </div>
           <h3>${T.hour}</h3>
           <${Table} label=${T.hour} rows=${told.series} rowKey=${(/** @type {any} */ row) => `${row.node} ${row.model}`} columns=${[

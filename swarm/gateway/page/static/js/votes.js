@@ -4,6 +4,7 @@ import { get } from "./api.js";
 import { Ballot } from "./ballot.js";
 import { Badge, Bar, Field, messageOf, Problem, Spinner, Table } from "./components.js";
 import { ago, clean, ms, number, percent } from "./format.js";
+import { orderOf, Plot } from "./plot.js";
 import { parts, useParts } from "./store.js";
 import { STRINGS } from "./strings.js";
 import { html, useEffect, useState } from "./ui.js";
@@ -25,6 +26,39 @@ export function chosen(votes, { kind, outcome, text }) {
       (one, other) =>
         Number(other.state === "running") - Number(one.state === "running") || Date.parse(other.began) - Date.parse(one.began),
     );
+}
+
+/**
+ * What is plotted of votes: those that came to an end, the oldest first; the mean of each and up to nine before. Pure.
+ * @param {VoteEntry[]} votes
+ */
+export function overTime(votes) {
+  const ended = votes.filter((vote) => vote.agreement !== null).sort((one, other) => Date.parse(one.began) - Date.parse(other.began));
+  const agreed = ended.map((vote) => (vote.agreement ?? 0) * 100);
+  const means = agreed.map((_, at) => {
+    const last = agreed.slice(Math.max(0, at - 9), at + 1);
+    return last.reduce((sum, one) => sum + one, 0) / last.length;
+  });
+  return {
+    times: ended.map((vote) => Date.parse(vote.began) / 1000),
+    agreed,
+    means,
+    tokens: ended.map((vote) => vote.total_completion_tokens),
+  };
+}
+
+/** @param {{votes: VoteEntry[]}} props */
+function OverTime({ votes }) {
+  const { times, agreed, means, tokens } = overTime(votes);
+  if (times.length < 2) return null;
+  const order = orderOf(times);
+  return html`<div class="plots">
+    <${Plot} title=${T.agreements} ...${order} most=${100} lines=${[
+      { label: T.mean, values: means },
+      { label: T.each, values: agreed, dots: true },
+    ]} />
+    <${Plot} title=${T.costs} ...${order} lines=${[{ label: T.each, values: tokens, dots: true }]} />
+  </div>`;
 }
 
 /** @param {{outcome: string | null, state: string}} vote */
@@ -86,6 +120,7 @@ export function Screen({ rest }) {
   const id = rest[0];
   if (id) return html`<${InFull} key=${id} id=${id} live=${known.get(id)} />`;
   const votes = [...known.values()];
+  const shown = chosen(votes, filter);
   /** @param {"kind" | "outcome"} name */
   const choice = (name) =>
     html`<${Field} label=${T[name]}>${(/** @type {string} */ field) => html`<select
@@ -107,6 +142,7 @@ export function Screen({ rest }) {
         onInput=${(/** @type {any} */ event) => setFilter({ ...filter, text: event.target.value })}
       />`}<//>
     </div>
-    <${Table} label=${T.title} columns=${COLUMNS} rows=${chosen(votes, filter)} rowKey=${(/** @type {VoteEntry} */ vote) => vote.id} empty=${votes.length ? T.noMatch : T.empty} />
+    <${OverTime} votes=${shown} />
+    <${Table} label=${T.title} columns=${COLUMNS} rows=${shown} rowKey=${(/** @type {VoteEntry} */ vote) => vote.id} empty=${votes.length ? T.noMatch : T.empty} />
   </div>`;
 }
