@@ -51,8 +51,13 @@ export function Bar({ parts, label }) {
 const WINDOW_ROWS = 100;
 
 /**
+ * @template Row
+ * @typedef {{title: string, end?: boolean, render: (row: Row) => Children}} Column `end`: figures, at the right
+ */
+
+/**
  * A table that becomes cards on a phone. Long ones show a hundred rows at a time.
- * @param {{label: string, columns: {name: string, title: string, end?: boolean, render: (row: any) => Children}[], rows: any[], rowKey: (row: any) => string, empty?: string}} props
+ * @param {{label: string, columns: Column<any>[], rows: any[], rowKey: (row: any) => string, empty?: string}} props
  */
 export function Table({ label, columns, rows, rowKey, empty }) {
   const [shown, setShown] = useState(WINDOW_ROWS);
@@ -138,6 +143,20 @@ export function Field({ label, hint, children }) {
   const id = useId();
   const hintId = hint ? `${id}-hint` : undefined;
   return html`<div class="field"><label for=${id}>${label}</label>${children(id, hintId)}${hint && html`<small id=${hintId}>${hint}</small>`}</div>`;
+}
+
+/** Words to find something by. @param {{label: string, value: string, onText: (text: string) => void}} props */
+export function Search({ label, value, onText }) {
+  return html`<input type="search" aria-label=${label} placeholder=${label} value=${value} onInput=${(/** @type {any} */ { target }) => onText(target.value)} />`;
+}
+
+/** One of several values, each with its words. @param {{label: string, value: string | number, of: [string | number, string][], onChoice: (value: string) => void}} props */
+export function Choice({ label, value, of, onChoice }) {
+  return html`<${Field} label=${label}>${(
+    /** @type {string} */ id,
+  ) => html`<select id=${id} value=${value} onChange=${(/** @type {any} */ { target }) => onChoice(target.value)}>
+    ${of.map(([one, words]) => html`<option key=${one} value=${one}>${clean(words)}</option>`)}
+  </select>`}<//>`;
 }
 
 /** @param {{text: string, label?: string}} props */

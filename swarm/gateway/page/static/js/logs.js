@@ -1,6 +1,6 @@
 // @ts-check
 /** The last log lines, as they come: filtered, followed or held still; one opened to its fields. Only those in sight are drawn. */
-import { Badge, CopyButton, Dialog, Empty, Field, Button } from "./components.js";
+import { Badge, Button, Choice, CopyButton, Dialog, Empty, Search } from "./components.js";
 import { clean, clock, number, short } from "./format.js";
 import { parts, useParts } from "./store.js";
 import { STRINGS } from "./strings.js";
@@ -40,13 +40,9 @@ export function Logs({ word }) {
   const lines = chosen(all, level, text);
   const newer = held === null ? 0 : chosen(live, level, text).filter((line) => line.number > (held.at(-1)?.number ?? 0)).length;
   return html`
-    <div class="row">
-      <${Field} label=${T.level}>${(
-        /** @type {string} */ id,
-      ) => html`<select id=${id} value=${level} onChange=${(/** @type {any} */ event) => setLevel(event.target.value)}>
-        ${Object.entries(T.levels).map(([name, title]) => html`<option value=${name}>${title}</option>`)}
-      </select>`}<//>
-      <${Field} label=${T.find}>${(/** @type {string} */ id) => html`<input id=${id} type="search" value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)} />`}<//>
+    <div class="row filters">
+      <${Choice} label=${T.level} value=${level} of=${Object.entries(T.levels)} onChoice=${setLevel} />
+      <${Search} label=${T.find} value=${text} onText=${setText} />
     </div>
     <div class="row spread">
       <span class="soft">${T.shown(number(lines.length), number(all.length))}</span>

@@ -1,7 +1,7 @@
 // @ts-check
 /** What lies on a node's disk, what would fit there, and loading, unloading, keeping and fetching it. */
 import { get, post } from "./api.js";
-import { Badge, Bar, Button, Confirm, Field, messageOf, NeedsRight, notify, Problem, Spinner, Table } from "./components.js";
+import { Badge, Bar, Button, Choice, Confirm, messageOf, NeedsRight, notify, Problem, Search, Spinner, Table } from "./components.js";
 import { bytes, clean, duration, number, percent, short } from "./format.js";
 import { rights } from "./rights.js";
 import { parts, useParts } from "./store.js";
@@ -13,6 +13,7 @@ import { html, useEffect, useState } from "./ui.js";
 /** @typedef {import("./types.js").NodeState} NodeState */
 /** @typedef {import("./types.js").OwnModel} OwnModel */
 /** @typedef {import("./types.js").PullEntry} PullEntry */
+/** @typedef {StoredModel & {now: OwnModel | undefined}} Row */
 
 const T = STRINGS.models;
 const SUGGESTED = 6;
@@ -20,7 +21,7 @@ const LEAVING = ["draining", "unloading"];
 
 /**
  * Models with the word in name or id, with what the node tells of those that it runs now; those in memory first, then by name. Pure.
- * @param {StoredModel[]} stored @param {OwnModel[]} running @param {string} word @returns {(StoredModel & {now: OwnModel | undefined})[]}
+ * @param {StoredModel[]} stored @param {OwnModel[]} running @param {string} word @returns {Row[]}
  */
 export function found(stored, running, word) {
   const sought = word.trim().toLowerCase();
@@ -81,11 +82,7 @@ export function Screen() {
     <${NeedsRight} right="manage" />
     ${
       nodes.length > 1 &&
-      html`<${Field} label=${T.node}>${(
-        /** @type {string} */ id,
-      ) => html`<select id=${id} value=${node.id} onChange=${(/** @type {any} */ event) => setChosen(event.target.value)}>
-        ${nodes.map((one) => html`<option key=${one.id} value=${one.id}>${short(one.name, 40)}${one.source === "own" ? ` (${STRINGS.overview.here})` : ""}</option>`)}
-      </select>`}<//>`
+      html`<${Choice} label=${T.node} value=${node.id} onChoice=${setChosen} of=${nodes.map((one) => [one.id, short(one.name, 40) + (one === own ? ` (${STRINGS.overview.here})` : "")])} />`
     }
     ${may && html`<${Pulls} />`}
     <${OfNode} key=${node.id} node=${node} may=${may} />
@@ -113,38 +110,30 @@ function OfNode({ node, may }) {
   }, [states, pulls, may]);
   const rows = found(told?.data ?? [], node.models, word);
   const where = node.source === "own" ? {} : { node: node.id };
+  /** @type {import("./components.js").Column<Row>[]} */
+  const columns = [
+    {
+      title: T.model,
+      render: ({ name, now, engine }) =>
+        html`<div class="stack"><strong>${short(name, 70)}</strong><small>${clean(now?.computation?.words ?? engine ?? "")}</small></div>`,
+    },
+    { title: T.state, render: (row) => html`<${State} row=${row} />` },
+    { title: T.size, end: true, render: ({ size_bytes: size, now }) => bytes(size ?? now?.size_bytes) },
+    { title: T.memory, render: ({ why, now }) => (now?.taken_bytes ? T.takes(bytes(now.taken_bytes)) : clean(why)) },
+    { title: "", end: true, render: (row) => may && html`<${Actions} row=${row} where=${where} after=${look} />` },
+  ];
   return html`<div class="stack">
     <div class="row spread">
-      <input type="search" aria-label=${T.find} placeholder=${T.find} value=${word} onInput=${(/** @type {any} */ event) => setWord(event.target.value)} />
+      <${Search} label=${T.find} value=${word} onText=${setWord} />
       ${told?.free.map((pool) => html`<span class="soft">${T.free(bytes(pool.free_bytes), bytes(pool.total_bytes))}</span>`)}
     </div>
     <${Problem} message=${problem} retry=${look} />
-    <${Table} label=${T.title} rows=${rows} rowKey=${(/** @type {any} */ row) => row.id} empty=${word ? T.noMatch : T.empty} columns=${[
-      {
-        name: "name",
-        title: T.model,
-        render: (/** @type {any} */ row) =>
-          html`<div class="stack"><strong>${short(row.name, 70)}</strong><small>${clean(row.now?.computation?.words ?? row.engine ?? "")}</small></div>`,
-      },
-      { name: "state", title: T.state, render: (/** @type {any} */ row) => html`<${State} row=${row} />` },
-      { name: "size", title: T.size, end: true, render: (/** @type {any} */ row) => bytes(row.size_bytes ?? row.now?.size_bytes) },
-      {
-        name: "why",
-        title: T.memory,
-        render: (/** @type {any} */ row) => (row.now?.taken_bytes ? T.takes(bytes(row.now.taken_bytes)) : clean(row.why)),
-      },
-      {
-        name: "do",
-        title: "",
-        end: true,
-        render: (/** @type {any} */ row) => may && html`<${Actions} row=${row} where=${where} after=${look} />`,
-      },
-    ]} />
+    <${Table} label=${T.title} rows=${rows} rowKey=${(/** @type {Row} */ { id }) => id} empty=${word ? T.noMatch : T.empty} columns=${columns} />
     ${may && html`<${Fetch} node=${node} fit=${told?.fit ?? []} where=${where} />`}
   </div>`;
 }
 
-/** @param {{row: StoredModel & {now: OwnModel | undefined}}} props */
+/** @param {{row: Row}} props */
 function State({ row }) {
   const { now } = row;
   const { share, left_s: left } = now?.loading ?? { share: null, left_s: null };
@@ -158,7 +147,7 @@ function State({ row }) {
   </div>`;
 }
 
-/** @param {{row: StoredModel & {now: OwnModel | undefined}, where: {node?: string}, after: () => void}} props */
+/** @param {{row: Row, where: {node?: string}, after: () => void}} props */
 function Actions({ row, where, after }) {
   const [busy, setBusy] = useState("");
   const [problem, setProblem] = useState("");

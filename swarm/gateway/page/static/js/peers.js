@@ -1,7 +1,21 @@
 // @ts-check
 /** Who belongs to the swarm, and changing it: invite with a code, join by one, put a member out. Only for the owner. */
 import { get, post } from "./api.js";
-import { Badge, Button, Confirm, CopyButton, Dialog, Field, Lock, messageOf, NeedsRight, notify, Problem, Table } from "./components.js";
+import {
+  Badge,
+  Button,
+  Choice,
+  Confirm,
+  CopyButton,
+  Dialog,
+  Field,
+  Lock,
+  messageOf,
+  NeedsRight,
+  notify,
+  Problem,
+  Table,
+} from "./components.js";
 import { ago, clean, counted, duration, ms, short } from "./format.js";
 import { qrPath } from "./qr.js";
 import { rights } from "./rights.js";
@@ -13,6 +27,7 @@ import { html, signal, useEffect, useState } from "./ui.js";
 /** @typedef {import("./types.js").KnownNodes} KnownNodes */
 /** @typedef {import("./types.js").KnownNode} KnownNode */
 /** @typedef {import("./types.js").KnownCode} KnownCode */
+/** @typedef {{id: string, name: string, url: string, version: string, state: string, rtt_ms: number | null, since: string | null, member: boolean}} Row */
 
 const T = STRINGS.peers;
 const MINUTES = [10, 60, 24 * 60, 7 * 24 * 60];
@@ -33,11 +48,11 @@ async function look() {
 }
 
 /** Members and peers together, each once: what the board tells of a node, and whether it is a member. Pure.
- * @param {NodeState[]} nodes @param {KnownNodes | null} told @returns {{id: string, name: string, url: string, version: string, state: string, rtt_ms: number | null, since: string | null, member: boolean}[]} */
+ * @param {NodeState[]} nodes @param {KnownNodes | null} told @returns {Row[]} */
 export function everybody(nodes, told) {
   const own = nodes.find((node) => node.source === "own");
   const rtt = new Map((own?.peers ?? []).map((peer) => [peer.id, peer.rtt_ms]));
-  /** @type {{id: string, name: string, url: string, version: string, state: string, rtt_ms: number | null, since: string | null, member: boolean}[]} */
+  /** @type {Row[]} */
   const rows = nodes
     .filter((node) => node.source !== "own")
     .map((node) => ({
@@ -83,6 +98,22 @@ export function Screen() {
     setAsked(null);
     void look();
   };
+  /** @type {import("./components.js").Column<Row>[]} */
+  const columns = [
+    { title: T.name, render: ({ name }) => html`<strong>${short(name, 40)}</strong>` },
+    { title: T.state, render: ({ state }) => html`<${Badge} state=${state} />` },
+    { title: T.address, render: ({ url }) => clean(url) },
+    { title: T.rtt, end: true, render: (row) => ms(row.rtt_ms) },
+    { title: T.since, render: ({ since }) => ago(since) },
+    { title: T.version, render: ({ version }) => short(version, 20) },
+    {
+      title: "",
+      end: true,
+      render: (row) =>
+        row.member &&
+        html`<${Button} kind="quiet" disabled=${!may} onClick=${() => setAsked({ what: "revoke", node: row })}>${T.revoke}<//>`,
+    },
+  ];
   return html`<div class="stack">
     <section class="card stack">
       <h3><${Lock} closed=${paired} /> ${paired ? T.paired : T.open}</h3>
@@ -92,22 +123,7 @@ export function Screen() {
       <${NeedsRight} right="trust" />
       <${Problem} message=${may ? problem.value : ""} />
     </section>
-    <${Table} label=${T.title} rows=${rows} rowKey=${(/** @type {any} */ row) => row.id} empty=${T.nobody} columns=${[
-      { name: "name", title: T.name, render: (/** @type {any} */ row) => html`<strong>${short(row.name, 40)}</strong>` },
-      { name: "state", title: T.state, render: (/** @type {any} */ row) => html`<${Badge} state=${row.state} />` },
-      { name: "url", title: T.address, render: (/** @type {any} */ row) => clean(row.url) },
-      { name: "rtt", title: T.rtt, end: true, render: (/** @type {any} */ row) => ms(row.rtt_ms) },
-      { name: "since", title: T.since, render: (/** @type {any} */ row) => ago(row.since) },
-      { name: "version", title: T.version, render: (/** @type {any} */ row) => short(row.version, 20) },
-      {
-        name: "out",
-        title: "",
-        end: true,
-        render: (/** @type {any} */ row) =>
-          row.member &&
-          html`<${Button} kind="quiet" disabled=${!may} onClick=${() => setAsked({ what: "revoke", node: row })}>${T.revoke}<//>`,
-      },
-    ]} />
+    <${Table} label=${T.title} rows=${rows} rowKey=${(/** @type {Row} */ { id }) => id} empty=${T.nobody} columns=${columns} />
     ${may && (known.value?.codes?.length ?? 0) > 0 && html`<${Codes} codes=${known.value?.codes ?? []} />`}
     ${may && (known.value?.revoked?.length ?? 0) > 0 && html`<${Out} nodes=${known.value?.revoked ?? []} />`}
     <${Rejected} rejected=${view?.rejected ?? []} names=${view?.names ?? []} />
@@ -193,7 +209,7 @@ function Invite({ open, onClose }) {
   return html`<${Dialog} title=${T.invite} onClose=${onClose}><form class="stack" onSubmit=${make}>
     <p>${open ? T.firstInvite : T.nextInvite}</p>
     <${Field} label=${T.uses}>${(/** @type {string} */ id) => html`<input id=${id} type="number" min="1" max="127" value=${uses} onInput=${(/** @type {any} */ event) => setUses(Number(event.target.value))} />`}<//>
-    <${Field} label=${T.time}>${(/** @type {string} */ id) => html`<select id=${id} value=${minutes} onChange=${(/** @type {any} */ event) => setMinutes(Number(event.target.value))}>${MINUTES.map((count) => html`<option value=${count}>${duration(count * 60)}</option>`)}</select>`}<//>
+    <${Choice} label=${T.time} value=${minutes} of=${MINUTES.map((count) => [count, duration(count * 60)])} onChoice=${(/** @type {string} */ count) => setMinutes(Number(count))} />
     <${Problem} message=${wrong} />
     <footer class="row"><${Button} kind=${open ? "danger" : "main"} type="submit" busy=${busy}>${open ? T.inviteAndClose : T.makeCode}<//></footer>
   </form><//>`;

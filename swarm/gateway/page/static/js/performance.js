@@ -8,6 +8,7 @@ import { STRINGS } from "./strings.js";
 import { html, useEffect, useState } from "./ui.js";
 
 /** @typedef {import("./types.js").Performance} Performance */
+/** @typedef {Performance["series"][number]} Series */
 
 const T = STRINGS.performance;
 const ASK_MS = 5000;
@@ -31,6 +32,16 @@ export function lines(told, of) {
     .slice(0, MOST_LINES)
     .map((one) => ({ label: `${short(one.model, 30)} · ${short(one.node, 20)}`, values: one[of] }));
 }
+
+/** @type {import("./components.js").Column<Series>[]} */
+const COLUMNS = [
+  { title: T.model, render: ({ model }) => short(model, 60) },
+  { title: T.node, render: ({ node }) => short(node, 40) },
+  { title: T.requests, end: true, render: ({ requests }) => number(sum(requests)) },
+  { title: T.errors, end: true, render: ({ errors }) => number(sum(errors)) },
+  { title: T.firstToken, end: true, render: (row) => ms(newest(row.first_token_ms)) },
+  { title: T.tokens, end: true, render: (row) => number(newest(row.tokens_per_s), 1) },
+];
 
 export function Screen() {
   const [told, setTold] = useState(/** @type {Performance | null} */ (null));
@@ -71,14 +82,7 @@ export function Screen() {
             <${Plot} title=${T.queue} ...${hour} lines=${[{ label: T.waiting, values: told.waiting }]} />
           </div>
           <h3>${T.hour}</h3>
-          <${Table} label=${T.hour} rows=${told.series} rowKey=${(/** @type {any} */ row) => `${row.node} ${row.model}`} columns=${[
-            { name: "model", title: T.model, render: (/** @type {any} */ row) => short(row.model, 60) },
-            { name: "node", title: T.node, render: (/** @type {any} */ row) => short(row.node, 40) },
-            { name: "requests", title: T.requests, end: true, render: (/** @type {any} */ row) => number(sum(row.requests)) },
-            { name: "errors", title: T.errors, end: true, render: (/** @type {any} */ row) => number(sum(row.errors)) },
-            { name: "first", title: T.firstToken, end: true, render: (/** @type {any} */ row) => ms(newest(row.first_token_ms)) },
-            { name: "rate", title: T.tokens, end: true, render: (/** @type {any} */ row) => number(newest(row.tokens_per_s), 1) },
-          ]} />`
+          <${Table} label=${T.hour} rows=${told.series} rowKey=${(/** @type {Series} */ { node, model }) => `${node} ${model}`} columns=${COLUMNS} />`
     }
     <p class="soft">${T.note}</p>
   </div>`;

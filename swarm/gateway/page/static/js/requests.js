@@ -1,7 +1,7 @@
 // @ts-check
 /** What runs on this node, and ending it; beside it the log and what keys use. For who manages the node. */
 import { post } from "./api.js";
-import { Badge, Button, Confirm, NeedsRight, notify, Table } from "./components.js";
+import { Badge, Button, Confirm, NeedsRight, notify, Search, Table } from "./components.js";
 import { clean, duration, number, short } from "./format.js";
 import { Logs } from "./logs.js";
 import { rights } from "./rights.js";
@@ -11,6 +11,7 @@ import { html, useState } from "./ui.js";
 import { Usage } from "./usage.js";
 
 /** @typedef {import("./types.js").RequestEntry} RequestEntry */
+/** @typedef {RequestEntry & {row: string}} Row by its key on the board: several may share an id */
 
 const T = STRINGS.requests;
 const TABS = { running: Running, logs: Logs, usage: Usage };
@@ -43,29 +44,24 @@ function Running() {
   useParts(["request"]);
   const [word, setWord] = useState("");
   const [doomed, setDoomed] = useState(/** @type {RequestEntry | null} */ (null));
-  /** @typedef {RequestEntry & {row: string}} Row several may share an id */
   const rows = /** @type {Row[]} */ ([...(parts.request?.value ?? [])].map(([row, entry]) => ({ ...entry, row })));
+  /** @type {import("./components.js").Column<Row>[]} */
+  const columns = [
+    {
+      title: T.id,
+      render: ({ id, path }) =>
+        html`<div class="stack"><code>${short(id, 70)}</code><small>${clean(path)} · <a href=${`#/requests/logs/${encodeURIComponent(id)}`}>${T.log}</a></small></div>`,
+    },
+    { title: T.from, render: ({ key, from }) => (key === null ? T.by[from] : clean(key)) },
+    { title: T.model, render: ({ model }) => short(model ?? STRINGS.format.unknown, 60) },
+    { title: T.state, render: ({ state }) => html`<${Badge} state=${state} />` },
+    { title: T.tokens, end: true, render: ({ tokens }) => number(tokens) },
+    { title: T.runs, end: true, render: (row) => duration(row.running_s) },
+    { title: "", end: true, render: (row) => html`<${Button} onClick=${() => setDoomed(row)}>${T.cancel}<//>` },
+  ];
   return html`
-    <input type="search" aria-label=${T.find} placeholder=${T.find} value=${word} onInput=${(/** @type {any} */ event) => setWord(event.target.value)} />
-    <${Table} label=${T.title} rows=${matching(rows, word)} rowKey=${(/** @type {Row} */ { row }) => row} empty=${word ? T.noMatch : T.empty} columns=${[
-      {
-        name: "id",
-        title: T.id,
-        render: (/** @type {Row} */ { id, path }) =>
-          html`<div class="stack"><code>${short(id, 70)}</code><small>${clean(path)} · <a href=${`#/requests/logs/${encodeURIComponent(id)}`}>${T.log}</a></small></div>`,
-      },
-      { name: "from", title: T.from, render: (/** @type {Row} */ row) => (row.key === null ? T.by[row.from] : clean(row.key)) },
-      { name: "model", title: T.model, render: (/** @type {Row} */ { model }) => short(model ?? STRINGS.format.unknown, 60) },
-      { name: "state", title: T.state, render: (/** @type {Row} */ { state }) => html`<${Badge} state=${state} />` },
-      { name: "tokens", title: T.tokens, end: true, render: (/** @type {Row} */ { tokens }) => number(tokens) },
-      { name: "runs", title: T.runs, end: true, render: (/** @type {Row} */ row) => duration(row.running_s) },
-      {
-        name: "cancel",
-        title: "",
-        end: true,
-        render: (/** @type {Row} */ row) => html`<${Button} onClick=${() => setDoomed(row)}>${T.cancel}<//>`,
-      },
-    ]} />
+    <${Search} label=${T.find} value=${word} onText=${setWord} />
+    <${Table} label=${T.title} rows=${matching(rows, word)} rowKey=${(/** @type {Row} */ { row }) => row} empty=${word ? T.noMatch : T.empty} columns=${columns} />
     <p class="soft">${T.note}</p>
     ${
       doomed &&

@@ -1,6 +1,6 @@
 // @ts-check
 /** What each key uses of this node: today and its limits, and the days before, as plots and as a table of the same figures. */
-import { Bar, Field, Table } from "./components.js";
+import { Bar, Choice, Table } from "./components.js";
 import { clean, number } from "./format.js";
 import { Plot } from "./plot.js";
 import { now, parts, useParts } from "./store.js";
@@ -9,6 +9,7 @@ import { html, useState } from "./ui.js";
 
 /** @typedef {import("./types.js").UsageEntry} UsageEntry */
 /** @typedef {UsageEntry["days"][number]} Day */
+/** @typedef {Day & {key: string, entry: UsageEntry}} Row one day of one key */
 
 const T = STRINGS.usage;
 const DAY_MS = 86_400_000;
@@ -53,6 +54,21 @@ function Limits({ entry, today }) {
   })}</div>`;
 }
 
+/** @type {import("./components.js").Column<Row>} */
+const NAMED = { title: T.key, render: ({ key }) => html`<strong>${clean(key)}</strong>` };
+/** @type {import("./components.js").Column<Row>[]} */
+const FIGURES = [
+  { title: T.requests, end: true, render: (row) => number(row.requests) },
+  { title: T.refused, end: true, render: (row) => number(row.refused) },
+  { title: T.read, end: true, render: (row) => number(row.prompt_tokens) },
+  { title: T.made, end: true, render: (row) => number(row.completion_tokens) },
+];
+/** @type {import("./components.js").Column<Row>} */
+const LIMITS = { title: T.limit, render: ({ entry, day }) => html`<${Limits} entry=${entry} today=${day} />` };
+/** @type {import("./components.js").Column<Row>} */
+const DAY = { title: T.day, render: ({ day }) => day };
+const rowKey = (/** @type {Row} */ { day, key }) => `${day} ${key}`;
+
 export function Usage() {
   useParts(["usage"]);
   const [key, setKey] = useState("");
@@ -63,33 +79,18 @@ export function Usage() {
   const shown = entries.filter((entry) => !key || entry.key === key);
   const sums = byDay(shown, today);
   const axis = { at: sums.days.map((_, nth) => (nth + 0.5) / sums.days.length), marks: [sums.days[0] ?? "", "", today], bars: true };
+  const rowOf = (/** @type {UsageEntry} */ entry, /** @type {Day} */ day) => ({ ...day, key: entry.key, entry });
   const days = shown
-    .flatMap((entry) => entry.days.map((day) => ({ ...day, key: entry.key })))
+    .flatMap((entry) => entry.days.map((day) => rowOf(entry, day)))
     .sort((one, other) => other.day.localeCompare(one.day) || one.key.localeCompare(other.key));
-  /** @typedef {Day & {key: string}} Row */
-  const figures = [
-    { name: "requests", title: T.requests, end: true, render: (/** @type {Row} */ row) => number(row.requests) },
-    { name: "refused", title: T.refused, end: true, render: (/** @type {Row} */ row) => number(row.refused) },
-    { name: "read", title: T.read, end: true, render: (/** @type {Row} */ row) => number(row.prompt_tokens) },
-    { name: "made", title: T.made, end: true, render: (/** @type {Row} */ row) => number(row.completion_tokens) },
-  ];
-  const named = { name: "key", title: T.key, render: (/** @type {Row} */ row) => html`<strong>${clean(row.key)}</strong>` };
   return html`
-    <${Table} label=${T.title} empty=${T.empty} rows=${entries.map((entry) => ({ ...onDay(entry, today), key: entry.key, entry }))} rowKey=${(/** @type {Row} */ row) => row.key} columns=${[
-      named,
-      ...figures,
-      { name: "limits", title: T.limit, render: (/** @type {any} */ { entry }) => html`<${Limits} entry=${entry} today=${today} />` },
-    ]} />
+    <${Table} label=${T.title} empty=${T.empty} rows=${entries.map((entry) => rowOf(entry, onDay(entry, today)))} rowKey=${rowKey} columns=${[NAMED, ...FIGURES, LIMITS]} />
     <p class="soft">${T.note}</p>
     <details class="card"><summary>${T.file}</summary><div class="stack"><pre>${T.example}</pre><ul class="stack">${T.options.map((option) => html`<li>${option}</li>`)}</ul></div></details>
     ${
       entries.length > 0 &&
       html`<h3>${T.days}</h3>
-      <${Field} label=${T.key}>${(
-        /** @type {string} */ id,
-      ) => html`<select id=${id} value=${key} onChange=${(/** @type {any} */ event) => setKey(event.target.value)}>
-        <option value="">${T.every}</option>${entries.map((entry) => html`<option value=${entry.key}>${clean(entry.key)}</option>`)}
-      </select>`}<//>
+      <${Choice} label=${T.key} value=${key} of=${[["", T.every], ...entries.map((entry) => [entry.key, entry.key])]} onChoice=${setKey} />
       <div class="plots">
         <${Plot} title=${T.tokens} ...${axis} lines=${[
           { label: T.read, values: sums.prompt },
@@ -100,6 +101,6 @@ export function Usage() {
           { label: T.refused, values: sums.refused },
         ]} />
       </div>
-      <${Table} label=${T.days} rows=${days} rowKey=${(/** @type {Row} */ row) => `${row.day} ${row.key}`} columns=${[{ name: "day", title: T.day, render: (/** @type {Row} */ row) => row.day }, named, ...figures]} />`
+      <${Table} label=${T.days} rows=${days} rowKey=${rowKey} columns=${[DAY, NAMED, ...FIGURES]} />`
     }`;
 }

@@ -2,7 +2,7 @@
 /** The last votes of this node: running ones first, filtered, one opened in full. */
 import { get } from "./api.js";
 import { Ballot } from "./ballot.js";
-import { Badge, Bar, Field, messageOf, Problem, Spinner, Table } from "./components.js";
+import { Badge, Bar, Choice, messageOf, Problem, Search, Spinner, Table } from "./components.js";
 import { ago, clean, ms, number, percent } from "./format.js";
 import { orderOf, Plot } from "./plot.js";
 import { parts, useParts } from "./store.js";
@@ -67,26 +67,22 @@ function Outcome({ outcome, state }) {
   return html`<${Badge} state=${word} words=${T.outcomes[word]} />`;
 }
 
+/** @type {import("./components.js").Column<VoteEntry>[]} */
 const COLUMNS = [
+  { title: T.model, render: ({ id, model }) => html`<a href=${`#/votes/${encodeURIComponent(id)}`}>${clean(model)}</a>` },
+  { title: T.kind, render: ({ kind }) => clean(kind ?? T.none) },
+  { title: T.outcome, render: Outcome },
   {
-    name: "model",
-    title: T.model,
-    render: (/** @type {VoteEntry} */ vote) => html`<a href=${`#/votes/${encodeURIComponent(vote.id)}`}>${clean(vote.model)}</a>`,
-  },
-  { name: "kind", title: T.kind, render: (/** @type {VoteEntry} */ vote) => clean(vote.kind ?? T.none) },
-  { name: "outcome", title: T.outcome, render: Outcome },
-  {
-    name: "agreement",
     title: T.agreement,
-    render: (/** @type {VoteEntry} */ { agreement }) =>
+    render: ({ agreement }) =>
       agreement === null
         ? T.none
         : html`${percent(agreement)}<${Bar} parts=${[{ share: agreement, tone: "weights" }]} label=${T.agree(percent(agreement))} />`,
   },
-  { name: "votes", title: T.counted, end: true, render: (/** @type {VoteEntry} */ vote) => T.of(number(vote.votes), number(vote.asked)) },
-  { name: "cost", title: T.costTitle, end: true, render: (/** @type {VoteEntry} */ vote) => number(vote.total_completion_tokens) },
-  { name: "took", title: T.took, end: true, render: (/** @type {VoteEntry} */ vote) => ms(vote.elapsed_ms) },
-  { name: "began", title: T.began, end: true, render: (/** @type {VoteEntry} */ vote) => ago(vote.began) },
+  { title: T.counted, end: true, render: ({ votes, asked }) => T.of(number(votes), number(asked)) },
+  { title: T.costTitle, end: true, render: (vote) => number(vote.total_completion_tokens) },
+  { title: T.took, end: true, render: (vote) => ms(vote.elapsed_ms) },
+  { title: T.began, end: true, render: ({ began }) => ago(began) },
 ];
 
 /** @param {{id: string, live: VoteEntry | undefined}} props */
@@ -122,25 +118,16 @@ export function Screen({ rest }) {
   const votes = [...known.values()];
   const shown = chosen(votes, filter);
   /** @param {"kind" | "outcome"} name */
-  const choice = (name) =>
-    html`<${Field} label=${T[name]}>${(/** @type {string} */ field) => html`<select
-    id=${field}
-    value=${filter[name]}
-    onChange=${(/** @type {any} */ event) => setFilter({ ...filter, [name]: event.target.value })}
-  ><option value="">${T.every}</option>${[...new Set(votes.map((vote) => vote[name]))]
-    .filter((one) => one !== null)
-    .sort()
-    .map((one) => html`<option value=${one}>${clean(one)}</option>`)}</select>`}<//>`;
+  const choice = (name) => {
+    const there = [...new Set(votes.map((vote) => vote[name]))].filter((one) => one !== null).sort();
+    const of = [["", T.every], ...there.map((one) => [one, one])];
+    return html`<${Choice} label=${T[name]} value=${filter[name]} of=${of} onChoice=${(/** @type {string} */ one) => setFilter({ ...filter, [name]: one })} />`;
+  };
   return html`<div class="stack">
     <p class="soft">${T.kept}</p>
-    <div class="row">
+    <div class="row filters">
       ${choice("kind")}${choice("outcome")}
-      <${Field} label=${T.find}>${(/** @type {string} */ field) => html`<input
-        id=${field}
-        type="search"
-        value=${filter.text}
-        onInput=${(/** @type {any} */ event) => setFilter({ ...filter, text: event.target.value })}
-      />`}<//>
+      <${Search} label=${T.find} value=${filter.text} onText=${(/** @type {string} */ text) => setFilter({ ...filter, text })} />
     </div>
     <${OverTime} votes=${shown} />
     <${Table} label=${T.title} columns=${COLUMNS} rows=${shown} rowKey=${(/** @type {VoteEntry} */ vote) => vote.id} empty=${votes.length ? T.noMatch : T.empty} />
