@@ -124,9 +124,9 @@ function Opened({ line, onClose, find }) {
   return html`<${Dialog} title=${T.line(number(line.number))} onClose=${onClose} wide=${true}><div class="stack">
     <p><${Badge} state=${line.level === "critical" ? "error" : line.level} words=${T.words[line.level]} /> <time>${clean(line.at)}</time></p>
     <pre>${clean(line.text)}</pre>
-    <dl class="facts">
-      <dt>${T.logger}</dt><dd><code>${clean(line.logger)}</code> <${Button} kind="quiet" onClick=${() => only(line.logger)}>${T.onlyLogger}<//></dd>
-      ${line.request_id !== null && html`<dt>${T.request}</dt><dd><code>${clean(line.request_id)}</code> <${Button} kind="quiet" onClick=${() => only(line.request_id ?? "")}>${T.onlyRequest}<//></dd>`}
+    <dl class="details">
+      <div><dt>${T.logger}</dt><dd><code>${clean(line.logger)}</code> <${Button} kind="quiet" onClick=${() => only(line.logger)}>${T.onlyLogger}<//></dd></div>
+      ${line.request_id !== null && html`<div><dt>${T.request}</dt><dd><code>${clean(line.request_id)}</code> <${Button} kind="quiet" onClick=${() => only(line.request_id ?? "")}>${T.onlyRequest}<//></dd></div>`}
     </dl>
     <div class="row"><${CopyButton} text=${JSON.stringify(line)} /></div>
   </div><//>`;

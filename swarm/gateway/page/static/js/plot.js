@@ -70,7 +70,7 @@ export function orderOf(times) {
 
 /**
  * `at`: where the figures stand, 0 to 1; `marks`: what stands at the beginning, the middle and the end. `bars`: the lines are stacked.
- * @param {{title: string, at: number[], marks: string[], lines: {label: string, values: (number | null)[], dots?: boolean}[], most?: number, bars?: boolean}} props
+ * @param {{title: string, at: number[], marks: string[], lines: {label: string, values: (number | null)[], dots?: boolean, look?: number}[], most?: number, bars?: boolean}} props
  */
 export function Plot({ title, at, marks, lines, most = 0, bars = false }) {
   const sums = lines.map((_, last) =>
@@ -90,10 +90,10 @@ export function Plot({ title, at, marks, lines, most = 0, bars = false }) {
       ${marks.map((mark, place) => html`<text x=${xOf(place / 2)} y=${HEIGHT - 4} text-anchor=${["start", "middle", "end"][place]}>${mark}</text>`)}
       ${lines.map((line, place) =>
         bars
-          ? html`<path class=${`bars look${place % LOOKS}`} stroke-width=${(WIDE / at.length) * 0.7} d=${barsOf(place)} />`
-          : html`<path class=${`${line.dots ? "dots" : "line"} look${place % LOOKS}`} d=${pathOf(runsOf(at, line.values, top), line.dots ?? false)} />`,
+          ? html`<path class=${`bars look${(line.look ?? place) % LOOKS}`} stroke-width=${(WIDE / at.length) * 0.7} d=${barsOf(place)} />`
+          : html`<path class=${`${line.dots ? "dots" : "line"} look${(line.look ?? place) % LOOKS}`} d=${pathOf(runsOf(at, line.values, top), line.dots ?? false)} />`,
       )}
     </svg>
-    <ul class="legend">${lines.map((line, place) => html`<li><i class=${`look${place % LOOKS}`}></i>${line.label}</li>`)}</ul>
+    <ul class="legend">${lines.map((line, place) => html`<li><i class=${`look${(line.look ?? place) % LOOKS}`}></i>${line.label}</li>`)}</ul>
   </figure>`;
 }

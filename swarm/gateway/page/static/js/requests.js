@@ -60,7 +60,7 @@ function Running() {
     { title: "", end: true, render: (row) => html`<${Button} onClick=${() => setDoomed(row)}>${T.cancel}<//>` },
   ];
   return html`
-    <${Search} label=${T.find} value=${word} onText=${setWord} />
+    <div class="row filters"><${Search} label=${T.find} value=${word} onText=${setWord} /></div>
     <${Table} label=${T.title} rows=${matching(rows, word)} rowKey=${(/** @type {Row} */ { row }) => row} empty=${word ? T.noMatch : T.empty} columns=${columns} />
     <p class="soft">${T.note}</p>
     ${

@@ -99,7 +99,7 @@ export interface RequestEntry {
   key: string | null;
   model: string | null;
   state: "waiting" | "running";
-  /** About how many of its answer have come; null before the first, and of what another node asks. */
+  /** About how many of its answer have come, where it is streamed; null before the first, and of what another node asks. */
   tokens: number | null;
   running_s: number;
 }

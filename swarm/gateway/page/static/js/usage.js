@@ -84,6 +84,7 @@ export function Usage() {
     .flatMap((entry) => entry.days.map((day) => rowOf(entry, day)))
     .sort((one, other) => other.day.localeCompare(one.day) || one.key.localeCompare(other.key));
   return html`
+    <h3>${T.title}</h3>
     <${Table} label=${T.title} empty=${T.empty} rows=${entries.map((entry) => rowOf(entry, onDay(entry, today)))} rowKey=${rowKey} columns=${[NAMED, ...FIGURES, LIMITS]} />
     <p class="soft">${T.note}</p>
     <details class="card"><summary>${T.file}</summary><div class="stack"><pre>${T.example}</pre><ul class="stack">${T.options.map((option) => html`<li>${option}</li>`)}</ul></div></details>
@@ -98,9 +99,9 @@ export function Usage() {
         ]} />
         <${Plot} title=${T.asked} ...${axis} lines=${[
           { label: T.let, values: sums.requests },
-          { label: T.refused, values: sums.refused },
+          { label: T.refused, values: sums.refused, look: 4 },
         ]} />
       </div>
-      <${Table} label=${T.days} rows=${days} rowKey=${rowKey} columns=${[DAY, NAMED, ...FIGURES]} />`
+      <details class="card"><summary>${T.figures}</summary><${Table} label=${T.days} rows=${days} rowKey=${rowKey} columns=${[DAY, NAMED, ...FIGURES]} /></details>`
     }`;
 }

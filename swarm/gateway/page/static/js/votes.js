@@ -52,7 +52,7 @@ function OverTime({ votes }) {
   const { times, agreed, means, tokens } = overTime(votes);
   if (times.length < 2) return null;
   const order = orderOf(times);
-  return html`<div class="plots">
+  return html`<div class="plots first">
     <${Plot} title=${T.agreements} ...${order} most=${100} lines=${[
       { label: T.mean, values: means },
       { label: T.each, values: agreed, dots: true },
