@@ -48,7 +48,7 @@ class Work:
 
     `request_id` is the caller's where it gave one, so several may share it; `began` is on the monotonic clock. `key` is
     the name of its key, never the key; `model` what it asks for, once its body is read. `waits` for a worker: of votes,
-    and of what needs none, nothing is said. `tokens`: about how many of a streamed answer have come; None before the first.
+    and of what needs none, nothing is said. `tokens`: about how many of a streamed answer have come.
     """
 
     def __init__(self, path: str = "", key: str | None = None) -> None:

@@ -261,8 +261,8 @@ class RequestEntry:
 
     `key` is the name of its key, None where it has none; `model` what it asks for, None before its body is read.
     `waiting`: for a worker, or for its model; of votes that is not told. `tokens`: about how many
-    of its answer have come, None before the first, where it is answered whole, and of what another node asks. What it asks
-    is nobody's business.
+    of its answer have come; None before the first, where it is answered whole, and where another node asks.
+    What it asks is nobody's business.
     """
 
     id: str
