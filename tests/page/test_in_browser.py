@@ -22,6 +22,8 @@ from tests.e2e.waiting import eventually
 HERE = Path(__file__).parent
 NAMES = {"kitchen": "demo", "study": "demo:b", "attic": "demo:c"}
 KEYS = {"attic": "sk-attic"}  # the others want none
+NAMED_KEYS = {"anna": "sk-of-anna", "ben": "sk-of-ben"}
+KEY_FILE = f"{NAMED_KEYS['anna']} name=anna requests_a_minute=2\n{NAMED_KEYS['ben']} name=ben tokens_a_day=1000000\n"
 BROWSER_S = 300.0  # 20 s alone
 MEET_S = 30.0
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -29,7 +31,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, Any]]]:
-    """Three nodes that know each other, each with a link that opens its page as its owner.
+    """Three nodes that know each other, each with a link that opens its page as its owner; and one with keys, alone.
 
     They do not announce themselves: those of other tests that run now would be met on the loopback interface, and vote.
     """
@@ -54,9 +56,13 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, A
             )
             for (name, model), port in zip(NAMES.items(), ports, strict=True)
         ]  # fmt: skip
+        keys = folder / "keys"
+        keys.write_text(KEY_FILE)
+        keys.chmod(0o600)
+        pantry = stack.enter_context(NodeProcess("pantry", folder / "pantry", arguments=("--api-key-file", str(keys))))
 
         async def meet() -> None:
-            for node in running:
+            for node in (*running, pantry):
                 await node.ready()
             for node in running:
                 await eventually(lambda node=node: knows_all(node), MEET_S, f"{node.name} knows the others")
@@ -71,7 +77,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, A
                 "key": KEYS.get(node.name),
             }
             for node in running
-        ]
+        ] + [{"name": pantry.name, "url": pantry.url, "keys": NAMED_KEYS}]
 
 
 def keyed(name: str) -> tuple[str, ...]:
@@ -104,7 +110,10 @@ def test_the_page_in_a_browser(nodes: list[dict[str, Any]], tmp_path: Path) -> N
     place = tmp_path / "page"
     shutil.copytree(HERE / "browser", place / "browser")
     (place / "node_modules").symlink_to(npm_packages(HERE / "package.json"))
-    given = {"SWARM_PAGE_NODES": json.dumps(nodes), "SWARM_CHROMIUM": str(CHROMIUM), "HOME": str(tmp_path)}
+    given = {
+        "SWARM_PAGE_NODES": json.dumps(nodes[:-1]), "SWARM_PAGE_KEYED": json.dumps(nodes[-1]),
+        "SWARM_CHROMIUM": str(CHROMIUM), "HOME": str(tmp_path),
+    }  # fmt: skip
     ended = subprocess.run(
         ["node", "--test", "--test-reporter=spec", "browser/page.test.mjs"],
         cwd=place, env={**os.environ, **given}, capture_output=True, text=True, timeout=BROWSER_S, check=False,

@@ -4,7 +4,9 @@ import { chromium } from "playwright-core";
 
 /** The nodes that the test was given: [{name, url, pid, link}]. */
 export const NODES = JSON.parse(process.env.SWARM_PAGE_NODES);
-export const SCREENS = ["overview", "chat", "votes", "models", "requests", "peers", "performance"];
+/** One more, alone, that wants a key: {..., keys: {anna, ben}}. */
+export const KEYED = JSON.parse(process.env.SWARM_PAGE_KEYED);
+export const SCREENS = ["overview", "chat", "votes", "models", "requests", "requests/logs", "requests/usage", "peers", "performance"];
 export const PATIENCE_MS = 30_000; // what takes a moment alone takes longer beside other tests on two cores
 
 let browser;
@@ -59,7 +61,9 @@ export async function show(page, screen) {
   await page.evaluate((name) => {
     location.hash = `#/${name}`;
   }, screen);
-  await page.locator(`nav a[href="#/${screen}"][aria-current="page"]`).waitFor();
+  const [name] = screen.split("/");
+  await page.locator(`header nav a[href="#/${name}"][aria-current="page"]`).waitFor();
+  if (screen !== name) await page.locator(`.tabs a[href="#/${screen}"][aria-current="page"]`).waitFor();
   await page.locator('main[aria-busy="false"] > :nth-child(2)').waitFor();
   await page.waitForFunction(() => document.querySelector(".spinner") === null);
 }
@@ -72,4 +76,11 @@ export async function askFor(page, question, count = 1) {
     .getByRole("button", { name: "Answer again" })
     .nth(count - 1)
     .waitFor();
+}
+
+/** Give the key that the page asks for. */
+export async function giveKey(page, key) {
+  await page.getByLabel("API key").fill(key);
+  await page.getByRole("button", { name: "Use it" }).click();
+  await page.getByRole("dialog").waitFor({ state: "detached" });
 }

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
-import { askFor, close, NODES, open, SCREENS, show, withPage } from "./harness.mjs";
+import { askFor, close, giveKey, KEYED, NODES, open, SCREENS, show, withPage } from "./harness.mjs";
 
 const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const GONE = /ERR_(CONNECTION|INCOMPLETE|EMPTY|NETWORK)|Failed to load resource/;
@@ -151,10 +151,103 @@ test("a conversation that is longer than the context, and ten megabytes pasted, 
 test("votes that were held are listed, and one opens in full", async () => {
   await withPage("#/votes", async (page) => {
     await page.getByRole("cell", { name: "consensus" }).first().waitFor();
+    const held = await page.getByRole("row").count();
+    const dots = await page.getByRole("figure").filter({ hasText: "Agreement over time" }).locator(".dots").getAttribute("d");
+    assert.equal(dots.split("M").length, held, "one for each, and the table has a head");
+    await page.getByLabel("Outcome").selectOption("consensus");
+    await page.getByLabel("Find a model, a voter or an id").fill("nobody has this name");
+    await page.getByText("No vote matches.").waitFor();
+    assert.equal(await page.getByRole("figure").count(), 0);
+    await page.getByLabel("Find a model, a voter or an id").fill("");
     await page.getByRole("link", { name: "swarm" }).first().click();
     await page.locator(".groups li").first().waitFor();
     await page.getByText("Held by").waitFor();
   });
+});
+
+const UNKNOWN = /Failed to load resource/; // what the browser says of a page that has no key yet
+
+/** Ask the node with keys, in place of a client of somebody's. */
+function askKeyed(who, body) {
+  return fetch(`${KEYED.url}/v1/chat/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json", authorization: `Bearer ${KEYED.keys[who]}` },
+    body: JSON.stringify({ model: "demo", temperature: 0, swarm: { strategy: "single" }, ...body }),
+  });
+}
+
+test("what each key uses is shown with its limits, and what was refused beyond them, in the log, too", async () => {
+  const keyed = { node: KEYED, forgiven: UNKNOWN };
+  await withPage(
+    "#/requests/usage",
+    async (page) => {
+      await giveKey(page, KEYED.keys.ben);
+      const anna = page.getByRole("row", { name: /anna/ }).first();
+      await anna.getByText("0 of 2 requests in the last minute").waitFor();
+      const messages = [{ role: "user", content: "What is 17 + 25?" }];
+      const replies = [];
+      for (let count = 0; count < 3; count += 1) replies.push(await askKeyed("anna", { messages }));
+      assert.deepEqual(
+        replies.map((reply) => reply.status),
+        [200, 200, 429],
+      );
+      assert.ok(Number(replies[2].headers.get("retry-after")) > 0);
+      await anna.getByText("2 of 2 requests in the last minute: used up").waitFor();
+      assert.deepEqual(
+        await anna
+          .locator(".end")
+          .allInnerTexts()
+          .then((cells) => cells.slice(0, 2)),
+        ["2", "1"],
+      );
+      await page.getByText("What the file of keys may hold").click();
+      await page.getByText("requests_a_minute=60").waitFor();
+      await page.getByLabel("Key").selectOption("anna");
+      await page.getByText("The same in figures").click();
+      assert.equal(await page.getByRole("region", { name: "Day by day" }).getByRole("row").count(), 2, "a head and today");
+
+      await show(page, "requests/logs");
+      const lines = page.getByRole("listbox", { name: "Log lines" });
+      await lines.getByText("429 rate_limit_exceeded").waitFor();
+      await page.getByLabel("Level").selectOption("errors");
+      await page.getByText("No line matches.").waitFor();
+      await page.getByLabel("Level").selectOption("all");
+      await page.getByRole("button", { name: "Pause" }).click();
+      const before = await page.getByRole("option").count();
+      await askKeyed("anna", { messages });
+      await page.getByRole("button", { name: "Follow (1 new)" }).waitFor();
+      assert.equal(await page.getByRole("option").count(), before);
+      await page.getByRole("button", { name: "Follow (1 new)" }).click();
+      await lines.getByText("429 rate_limit_exceeded").nth(1).waitFor();
+      await lines.focus();
+      await page.keyboard.press("End");
+      await page.keyboard.press("Enter");
+      const line = page.getByRole("dialog");
+      await line.getByText("swarm.gateway").waitFor();
+      await line.getByRole("button", { name: "Find all of this request" }).click();
+      await page.getByText(/^1 of \d+ lines/).waitFor();
+    },
+    keyed,
+  );
+});
+
+test("a request in progress says whose it is, which model it asks and how far it is, and is ended", async () => {
+  await withPage(
+    "#/requests",
+    async (page) => {
+      await giveKey(page, KEYED.keys.ben);
+      await page.getByText("Nothing runs.").waitFor();
+      const endless = { n: 8, stream: true, messages: [{ role: "user", content: "Is 1 prime? yes or no" }] };
+      const told = (await askKeyed("ben", endless)).text();
+      const row = page.getByRole("row", { name: /chat\/completions/ });
+      for (const cell of ["ben", "demo", "running", /^[\d,]+$/]) await row.getByRole("cell", { name: cell, exact: true }).waitFor();
+      await row.getByRole("button", { name: "End it" }).click();
+      await page.getByRole("dialog").getByRole("button", { name: "End it" }).click();
+      await page.getByText("Nothing runs.").waitFor();
+      assert.match(await told, /cancelled/);
+    },
+    { node: KEYED, forgiven: UNKNOWN },
+  );
 });
 
 test("an answer is stopped by the keyboard alone, and says so", async () => {
@@ -239,7 +332,17 @@ test("hostile names and answers stay text", async () => {
       waiting: 0,
       peers: [{ id: "y", name: hostile, state: "alive", rtt_ms: 1 }],
     };
-    const events = `event: snapshot\nid: x-1\ndata: ${JSON.stringify({ node: { x: { ...node, source: "own" }, y: { ...node, id: "y" } }, finding: { f: { id: "f", level: "problem", node: null, what: hostile, remedy: hostile } } })}\n\n`;
+    const log = Object.fromEntries(
+      Array.from({ length: 1000 }, (_, at) => [
+        at + 1,
+        { number: at + 1, at: "2026-01-31T12:00:00.000Z", level: "error", logger: hostile, request_id: hostile, text: hostile },
+      ]),
+    );
+    const request = {
+      r: { id: hostile, path: hostile, from: "client", key: hostile, model: hostile, state: "running", tokens: 1, running_s: 1 },
+    };
+    const usage = { u: { key: hostile, limits: { requests_a_minute: null, tokens_a_day: null }, last_minute: null, days: [] } };
+    const events = `event: snapshot\nid: x-1\ndata: ${JSON.stringify({ node: { x: { ...node, source: "own" }, y: { ...node, id: "y" } }, finding: { f: { id: "f", level: "problem", node: null, what: hostile, remedy: hostile } }, log, request, usage })}\n\n`;
     await context.route("**/v1/events**", (route) => route.fulfill({ contentType: "text/event-stream", body: events }));
     await context.route("**/swarm/v1/models**", async (route) => {
       const response = await route.fetch();
@@ -252,7 +355,7 @@ test("hostile names and answers stay text", async () => {
     await page.reload(); // the node's own stream was open already
     await askFor(page, hostile);
     await page.locator(".ballot .summary").first().click();
-    for (const screen of ["chat", "overview", "models"]) {
+    for (const screen of ["chat", "overview", "models", "requests", "requests/logs", "requests/usage"]) {
       await show(page, screen);
       await page.locator("main").getByText("onerror").filter({ visible: true }).first().waitFor();
       assert.equal(await page.evaluate(() => window.hacked), undefined);
@@ -264,6 +367,17 @@ test("hostile names and answers stay text", async () => {
       for (const link of links) assert.match(link, /^(#|https?:)/);
       assert.ok(!(await page.locator("main").innerText()).includes("\u202e"));
     }
+    await show(page, "requests/logs");
+    const drawn = page.getByRole("option");
+    assert.equal(await drawn.last().getAttribute("aria-setsize"), "1000");
+    assert.equal(await drawn.last().getAttribute("aria-posinset"), "1000", "the newest are followed");
+    assert.ok((await drawn.count()) < 60, "of a thousand only those in sight are drawn");
+    await page.getByRole("listbox").focus();
+    await page.keyboard.press("Home");
+    await page.locator('[aria-posinset="1"][aria-selected="true"]').waitFor();
+    await page.keyboard.press("Enter");
+    await page.getByRole("dialog").getByText("onerror").first().waitFor();
+    assert.equal(await page.evaluate(() => window.hacked), undefined);
   });
 });
 
@@ -316,34 +430,39 @@ test("on a phone no screen is wider than it", async () => {
   );
 });
 
-test("the owner's link opens once, and invites; the other node joins", async () => {
-  const [inviter, joiner] = NODES;
+test("the owner's link opens once, and invites; the other nodes join, and one is put out", async () => {
+  const [inviter, ...joiners] = NODES;
   await withPage(`#${new URL(inviter.link).hash.slice(1)}`, async (page) => {
     await page.getByRole("button", { name: "owner" }).waitFor();
     assert.ok(!page.url().includes("owner="), "the secret leaves the address");
     await page.goto(`${inviter.url}/#/peers`);
     await page.getByRole("button", { name: "Invite" }).click();
+    await page.getByLabel("For how many machines").fill("2");
     await page.getByRole("button", { name: "Close the swarm and make a code" }).click();
     await page.locator("svg.qr").waitFor();
     const code = (await page.locator("dialog code").innerText()).replace("swarm join ", "");
-    await withPage(
-      `#${new URL(joiner.link).hash.slice(1)}`,
-      async (other) => {
-        await other.getByRole("button", { name: "owner" }).waitFor();
-        await other.goto(`${joiner.url}/#/peers`);
-        await other.getByRole("button", { name: "Join another swarm" }).click();
-        await other.getByLabel("Code").fill(code);
-        await other.getByRole("dialog").getByRole("button", { name: "Join another swarm" }).click();
-        await other.getByText("This swarm is paired").waitFor();
-      },
-      { node: joiner },
-    );
+    for (const joiner of joiners)
+      await withPage(
+        `#${new URL(joiner.link).hash.slice(1)}`,
+        async (other) => {
+          await other.getByRole("button", { name: "owner" }).waitFor();
+          await other.goto(`${joiner.url}/#/peers`);
+          await other.getByRole("button", { name: "Join another swarm" }).click();
+          await other.getByLabel("Code").fill(code);
+          await other.getByRole("dialog").getByRole("button", { name: "Join another swarm" }).click();
+          await other.getByText("This swarm is paired").waitFor();
+        },
+        { node: joiner },
+      );
     await page.getByRole("button", { name: "Close", exact: true }).click();
     await page.getByText("This swarm is paired").waitFor();
-    await page
-      .getByRole("row", { name: new RegExp(joiner.name) })
-      .getByText("alive")
-      .waitFor();
+    const rowOf = ({ name }) => page.getByRole("row", { name: new RegExp(name) });
+    for (const joiner of joiners) await rowOf(joiner).getByText("alive").waitFor();
+    const { name } = joiners[1];
+    await rowOf(joiners[1]).getByRole("button", { name: "Put out" }).click();
+    await page.getByLabel(`Type its name to confirm: ${name}`).fill(name);
+    await page.getByRole("dialog").getByRole("button", { name: "Put out" }).click();
+    await page.getByRole("listitem").filter({ hasText: name }).getByText(`by ${inviter.name}`).waitFor();
   });
   await withPage(
     `#${new URL(inviter.link).hash.slice(1)}`,
