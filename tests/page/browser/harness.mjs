@@ -80,7 +80,7 @@ export async function askFor(page, question, count = 1) {
 
 /** Give the key that the page asks for. */
 export async function giveKey(page, key) {
-  await page.getByLabel("API key").fill(key);
+  await page.getByRole("textbox", { name: "API key" }).fill(key);
   await page.getByRole("button", { name: "Use it" }).click();
   await page.getByRole("dialog").waitFor({ state: "detached" });
 }
