@@ -158,7 +158,7 @@ function Page() {
   const before = useRef(name);
   useEffect(() => {
     if (before.current !== name) heading.current?.focus(); // where a reader of the new screen begins
-    document.querySelector(".top nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); // on a phone it may be beyond the edge
+    document.querySelector("nav>[aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" }); // on a phone it may be beyond the edge
     before.current = name;
   }, [name]);
   return html`
