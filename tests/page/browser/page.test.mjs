@@ -151,9 +151,9 @@ test("a conversation that is longer than the context, and ten megabytes pasted, 
 test("votes that were held are listed, and one opens in full", async () => {
   await withPage("#/votes", async (page) => {
     await page.getByRole("cell", { name: "consensus" }).first().waitFor();
-    const held = await page.getByRole("row").count();
+    const agreements = await page.locator("tbody .bar").count(); // not every vote came to an end
     const dots = await page.getByRole("figure").filter({ hasText: "Agreement over time" }).locator(".dots").getAttribute("d");
-    assert.equal(dots.split("M").length, held, "one for each, and the table has a head");
+    assert.equal(dots.split("M").length - 1, agreements);
     await page.getByLabel("Outcome").selectOption("consensus");
     await page.getByLabel("Find a model, a voter or an id").fill("nobody has this name");
     await page.getByText("No vote matches.").waitFor();
