@@ -177,30 +177,36 @@ class LiveView(Live):
 
 
 class _Region(LiveRender):
-    """Knows how many rows its lines take now: a terminal that was made narrower since has wrapped them."""
+    """Lines with the cursor below them: a program that ends while drawing, and a `^C`, leave no mess.
+
+    A terminal that was made narrower since has wrapped them: their rows are counted anew.
+    """
 
     def __init__(self, shown: Console) -> None:
         super().__init__("", vertical_overflow="crop")
         self._shown = shown
         self._drawn: list[int] = []  # columns of each line on the screen
 
+    @property
+    def last_render_height(self) -> int:
+        """None that the cursor has to be moved below."""
+        return 0
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        segments = [part for part in super().__rich_console__(console, options) if isinstance(part, Segment)]
+        if console.is_alt_screen:
+            yield from super().__rich_console__(console, options)
+            return
+        room = options.copy()
+        room.size = ConsoleDimensions(options.size.width, max(options.size.height - 1, 1))
+        segments = [part for part in super().__rich_console__(console, room) if isinstance(part, Segment)]
         self._drawn = [sum(part.cell_length for part in line) for line in Segment.split_lines(segments)]
         yield from segments
+        yield Segment.line()
 
     def position_cursor(self) -> Control:
-        return self._up(self._rows() - 1)
-
-    def restore_cursor(self) -> Control:
-        return self._up(self._rows())
-
-    def _rows(self) -> int:
         columns = self._shown.width
-        return sum(max(1, -(-drawn // columns)) for drawn in self._drawn)
-
-    def _up(self, rows: int) -> Control:
-        if not self._drawn:
-            return Control()
+        rows = sum(max(1, -(-drawn // columns)) for drawn in self._drawn)
         erase = (ControlType.ERASE_IN_LINE, 2)
         return Control(ControlType.CARRIAGE_RETURN, erase, *([(ControlType.CURSOR_UP, 1), erase] * rows))
+
+    restore_cursor = position_cursor

@@ -82,7 +82,7 @@ class LiveScreen:
             return line((f"asking the swarm · {elapsed_ms / 1000:.1f} s", "dim"))
         if self._state.final:
             return verdict(self._state, size.width)
-        return ballot(self._state, elapsed_ms, size.width, size.height)
+        return ballot(self._state, elapsed_ms, size.width, size.height - 1)
 
 
 class LogScreen:
