@@ -19,7 +19,8 @@ from federation.printable_text import clean_line, one_line
 from swarm import program_version
 from swarm.commands.bench_endpoint import MeasuredEndpoint, embedded_endpoints
 from swarm.commands.bench_options import BenchOptions
-from swarm.commands.output import complain, interrupted, is_terminal, say, show_progress
+from swarm.commands.output import complain, interrupted, is_terminal, say
+from swarm.commands.terminal import show_share
 from swarm.errors import SetupError, SwarmError, UnknownModel
 from swarm.evaluation.findings import Findings, measure
 from swarm.evaluation.plots import check_plots_possible, draw_plots, plots_are_possible
@@ -90,11 +91,11 @@ class DrawingProgress:
     def _say(self, now: float) -> None:
         rate = self._done / max(now - self._began, 1e-3)
         left = f", {(self._total - self._done) / rate:.0f} s left" if rate and self._done < self._total else ""
-        line = f"  {self._done} of {self._total} samples, {rate:.1f}/s{left}"
+        line = f"{self._done} of {self._total} samples, {rate:.1f}/s{left}"
         if self._live:
-            show_progress(sys.stderr, line)
+            show_share(sys.stderr, line, self._done / self._total)
         else:
-            complain(line)
+            complain(f"  {line}")
 
 
 def bench_votes(options: BenchOptions) -> int:

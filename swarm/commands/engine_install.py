@@ -159,7 +159,7 @@ class Installing:
             return
         words = f"building {what}" if share is None else f"building {what}: {share:.0%}"
         if self._terminal.is_live:
-            self._terminal.loading(words)
+            self._terminal.loading(words, share)
         elif share is None or int(share * 10) > self._shown_tenth:
             self._terminal.say(f"  {words}")
             self._shown_tenth = -1 if share is None else int(share * 10)

@@ -95,8 +95,8 @@ def draw(out: TextIO, painted: str) -> None:
 
 def show_progress(out: TextIO, line: str) -> None:
     """Replace the last line of a terminal with `line`; the next text of any kind begins below it. Never fails."""
-    if _screen.above is not None:
-        return  # what is drawn there says it
+    if _screen.above is not None or _screen.held_up:
+        return  # what is drawn there says it; or the terminal takes nothing now, and the next line says more
     with suppress(OutputLost):
         draw(out, f"\r\x1b[K{line}")
         _screen.unfinished = out

@@ -7,12 +7,13 @@ that this disk knows of it: a request may name no path, and nothing that would h
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,7 +21,7 @@ from swarm.commands.arguments import DEFAULT_URL
 from swarm.commands.members import ask_running
 from swarm.commands.node_client import NodeApi, get_json, post_json
 from swarm.commands.output import complain, say
-from swarm.commands.terminal import Terminal, Ticker
+from swarm.commands.terminal import may_redraw
 from swarm.control_messages import PEERS_PATH, KnownNodes
 from swarm.errors import SetupError, SwarmError
 from swarm.node.engines import formats_here
@@ -35,12 +36,15 @@ from swarm.registry.stored import StoredModel, StoredModels
 from swarm.registry.table import list_rows, list_text, row_json
 from swarm.registry.unfinished import arrived_bytes, unfinished
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
 MODELS_PATH, HEALTH_PATH = "/v1/models", "/v1/federation/health"
 IN_MEMORY = frozenset({"loading", "ready", "draining", "unloading"})
 SWARM = "swarm"  # an entry of the node's list that is no model
 LOAD_TIMEOUT_S = 5400.0  # an hour for a copy over the network, and half an hour for the largest models from slow disks
 DRAIN_TIMEOUT_S = 1800.0  # what a model runs may take so long to end
-LOOK_S = 0.5  # between two looks at how far a load is
+LOOKS_PER_S = 2  # at how far a load is
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +140,7 @@ def load_model(settings: Settings, place: NodePlace, name: str, *, on: str | Non
     node = _needed(settings, place)
     model_id = meant_id(settings, place, node, name)
     body: dict[str, Any] = {"model": model_id, **({"node": on} if on else {}), **({} if pin is None else {"pin": pin})}
-    with LoadShown(node, model_id, on):
+    with LoadShown(node, model_id, on).shown():
         done = _done(node, "/load", body, LOAD_TIMEOUT_S)
     took = f" ({left_words(done.load_ms / 1000)})" if done.load_ms and done.load_ms >= 500 else ""
     say(f"{done.model} is ready on {done.node}{took}{', and stays' if pin else ''}")
@@ -157,7 +161,7 @@ def pin_model(settings: Settings, place: NodePlace, name: str, *, on: str | None
     node = _needed(settings, place)
     model_id = meant_id(settings, place, node, name)
     body: dict[str, Any] = {"model": model_id, "pinned": pinned, **({"node": on} if on else {})}
-    with LoadShown(node, model_id, on):
+    with LoadShown(node, model_id, on).shown():
         done = _done(node, "/pin", body, LOAD_TIMEOUT_S)
     if pinned:
         kept = "stays loaded until it is unloaded"
@@ -271,39 +275,37 @@ def holders_of(settings: Settings, place: NodePlace, model_id: str) -> Holders:
 
 
 class LoadShown:
-    """Shows how far a load is while the block runs, in a terminal: in a file or a pipe there is only its end."""
+    """How far a load is, as the node that it is asked of says."""
 
     def __init__(self, node: NodeApi, model_id: str, on: str | None) -> None:
         self._node = node
         self._model_id = model_id
         self._where = f" on {on}" if on else ""
         self._began = time.monotonic()
-        self._terminal = Terminal()
-        self._ticker = Ticker(self.look, LOOK_S) if self._terminal.is_live else None
 
-    def __enter__(self) -> Self:
-        if self._ticker is not None:
-            self._ticker.__enter__()
-        return self
+    def shown(self) -> AbstractContextManager[object]:
+        """Shows it while the block runs, in a terminal: in a file or a pipe there is only its end."""
+        if not may_redraw(sys.stdout, os.environ):
+            return nullcontext()
+        from swarm.commands.screen import LiveView, console, progress  # see there
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._ticker is not None:
-            self._ticker.__exit__(kind, error, trace)
+        shown = console(sys.stdout)
 
-    def look(self) -> None:
+        def drawn() -> RenderableType:
+            return progress(*self.look(), shown.width)
+
+        return LiveView(shown, get_renderable=drawn, per_second=LOOKS_PER_S, transient=True)
+
+    def look(self) -> tuple[str, float | None]:
+        """In words and, where it is known, as a share."""
         loading = None
         with suppress(SwarmError):
             entry = served_by(self._node).get(self._model_id)
             loading = None if entry is None or entry.state != "loading" else entry.loading
-        self._terminal.loading(self.line(loading or LoadShare()))
-
-    def line(self, loading: LoadShare) -> str:
-        if loading.share is None and loading.left_s is None:
+        if loading is None or (loading.share is None and loading.left_s is None):
             passed_s = time.monotonic() - self._began
-            return f"loading {self._model_id}{self._where}: {left_words(passed_s)} so far"
-        return load_words(self._model_id + self._where, loading.share, loading.left_s)
+            return f"loading {self._model_id}{self._where}: {left_words(passed_s)} so far", None
+        return load_words(self._model_id + self._where, loading.share, loading.left_s), loading.share
 
 
 # Names

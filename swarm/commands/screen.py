@@ -20,7 +20,10 @@ from rich.console import Console, ConsoleDimensions, ConsoleOptions, RenderableT
 from rich.control import Control
 from rich.live import Live
 from rich.live_render import LiveRender
+from rich.padding import Padding
+from rich.progress_bar import ProgressBar
 from rich.segment import ControlType, Segment
+from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
 
@@ -28,11 +31,14 @@ from federation.printable_text import clean_text, one_line
 from swarm.commands.output import OutputLost, above_drawing, draw, is_held_up, is_terminal
 from swarm.commands.terminal import may_colour, may_redraw, terminal_size
 
+MAX_BAR_COLUMNS, BAR_STEP = 24, 8  # of a bar of progress: it keeps its length while the words beside it change theirs
+
 # The basic eight colours: a terminal's own theme decides how they look.
 THEME = Theme(
     {
         "win": "green", "second": "yellow", "third": "magenta", "fourth": "cyan",
         "warn": "bold red", "good": "green", "dim": "dim", "bold": "bold",
+        "bar.complete": "green", "bar.finished": "green", "bar.back": "dim",
     }
 )  # fmt: skip
 
@@ -48,7 +54,8 @@ class _Output(TextIOBase):
         return self._out.encoding or "utf-8"
 
     def write(self, text: str, /) -> int:
-        draw(self._out, text)
+        if text:  # rich writes nothing at times, which would end a line of progress
+            draw(self._out, text)
         return len(text)
 
     def flush(self) -> None:
@@ -122,6 +129,26 @@ def lines_of(renderable: RenderableType, columns: int) -> list[str]:
     return ["".join(part.text for part in line).rstrip() for line in lines]
 
 
+def progress(text: str, share: float | None, columns: int) -> RenderableType:
+    """How far something is, on one line: the text, after a bar where `share` (0 to 1) is known and there is room."""
+    said = Text(one_line(text), no_wrap=True, overflow="ellipsis")
+    room = min(columns - said.cell_len - 4, MAX_BAR_COLUMNS) // BAR_STEP * BAR_STEP
+    if share is None or room <= 0:
+        return Padding.indent(said, 2)
+    row = Table.grid(padding=(0, 2, 0, 0))
+    row.add_row(ProgressBar(1.0, min(max(share, 0.0), 1.0), room), said)
+    return Padding.indent(row, 2)
+
+
+def progress_line(out: TextIO, text: str, share: float | None) -> str:
+    """The same for `output.show_progress`, one column narrower than the terminal: it could not be replaced else."""
+    shown = console(out)
+    columns = max(shown.width - 1, 1)
+    with shown.capture() as drawn:
+        shown.print(progress(text, share, columns), width=columns, end="")
+    return drawn.get().rstrip("\n")
+
+
 class LiveView(Live):
     """Replaces what it drew at the end of a terminal: by `update(..., refresh=True)` and every 1 / `per_second` s.
 
@@ -164,8 +191,8 @@ class LiveView(Live):
             self._above.__exit__(None, None, None)
 
     def refresh(self) -> None:
-        if is_held_up() and self.is_started:
-            return
+        if (is_held_up() and self.is_started) or (self.transient and not self.is_started):
+            return  # nobody would see it
         try:
             super().refresh()
         except OutputLost:

@@ -10,17 +10,12 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Self, TextIO
+from typing import TextIO
 
-from federation.printable_text import clean_line, one_line
 from swarm.commands.output import (
     OutputLost,
-    columns_of,
-    cut,
-    draw,
     interrupted,
     is_terminal,
     say,
@@ -60,8 +55,7 @@ class Terminal:
         share = done_bytes / total_bytes if total_bytes else 0.0
         finished = share >= 1.0
         if self._live and (now - self._drawn_at >= REDRAW_S or finished):
-            line = one_line(self._line(what, done_bytes, total_bytes, now))
-            show_progress(sys.stdout, cut(f"  {line}", terminal_size(sys.stdout).columns - 1))
+            show_share(sys.stdout, self._line(what, done_bytes, total_bytes, now), share if total_bytes else None)
             self._drawn_at = now
         elif not self._live and (share - self._last_share >= LOG_STEP or finished):
             self.say(f"  {self._line(what, done_bytes, total_bytes, now)}")
@@ -82,9 +76,9 @@ class Terminal:
         """Whether somebody may look at it now: lines of progress are replaced there."""
         return self._live
 
-    def loading(self, line: str) -> None:
+    def loading(self, line: str, share: float | None = None) -> None:
         if self._live:
-            show_progress(sys.stdout, cut(f"  {one_line(line)}", terminal_size(sys.stdout).columns - 1))
+            show_share(sys.stdout, line, share)
 
     def interrupted(self) -> None:
         interrupted()
@@ -114,6 +108,13 @@ class Terminal:
             return _typed(f"{question} [Y/n] ", threading.Event()).strip().lower() in ("", "y", "yes")
         except SetupError:
             return False
+
+
+def show_share(out: TextIO, text: str, share: float | None) -> None:
+    """Replace the last line of a terminal with how far something is. Never fails."""
+    from swarm.commands.screen import progress_line  # see there: only where something is drawn
+
+    show_progress(out, progress_line(out, text, share))
 
 
 def _typed(prompt: str, stop: threading.Event) -> str:
@@ -150,54 +151,3 @@ def may_redraw(out: TextIO, environment: Mapping[str, str]) -> bool:
 def may_colour(environment: Mapping[str, str]) -> bool:
     """https://no-color.org: any value but an empty one means no colours."""
     return not environment.get("NO_COLOR")
-
-
-class LiveRegion:
-    """Lines at the end of a terminal that each `draw` replaces. The cursor stays below them, so that a program that
-    ends while drawing leaves no mess."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-        self._drawn: list[int] = []  # columns of each line on the screen
-
-    def draw(self, lines: Sequence[str]) -> None:
-        """Replace the lines, in one write, so that a terminal never shows half of them."""
-        up = rows_taken(self._drawn, terminal_size(self._out).columns)
-        body = "".join(f"{line}\x1b[K\n" for line in lines)
-        draw(self._out, (f"\x1b[{up}F" if up else "\r") + body + "\x1b[J")
-        self._drawn = [columns_of(clean_line_of(line)) for line in lines]
-
-
-def clean_line_of(painted: str) -> str:
-    """The text of a line with colours."""
-    return clean_line(painted) if "\x1b" in painted else painted
-
-
-def rows_taken(columns_drawn: Sequence[int], columns: int) -> int:
-    """The rows that drawn lines take now: a terminal that was made narrower since has wrapped them."""
-    return sum(max(1, -(-drawn // columns)) for drawn in columns_drawn)
-
-
-class Ticker:
-    """Calls `tick` every `period_s` from a thread of its own while the block runs."""
-
-    def __init__(self, tick: Callable[[], None], period_s: float) -> None:
-        self._tick = tick
-        self._period_s = period_s
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ticker", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with suppress(OSError, ValueError):  # a terminal that went away ends the clock; the main thread meets it too
-            while not self._over.wait(self._period_s):
-                self._tick()

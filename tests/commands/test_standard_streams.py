@@ -21,7 +21,7 @@ import pytest
 from swarm.commands import output
 from swarm.commands.terminal import Terminal
 from swarm.logs import LineHandler
-from tests.doubles.typist import CTRL_C, at_a_terminal
+from tests.doubles.typist import CTRL_C, ScreenText, at_a_terminal
 from tests.e2e.node_process import PROGRAM, environment
 
 ENDS_S = 60.0  # far above what any of these takes on a busy machine
@@ -144,14 +144,9 @@ def test_what_a_node_says_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     output.complain("a problem")
 
 
-class Screen(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def one_screen(monkeypatch: pytest.MonkeyPatch) -> Screen:
+def one_screen(monkeypatch: pytest.MonkeyPatch) -> ScreenText:
     """One terminal that shows both streams."""
-    found = Screen()
+    found = ScreenText()
     monkeypatch.setattr(sys, "stdout", found)
     monkeypatch.setattr(sys, "stderr", found)
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import io
 import os
 import pty
 import struct
@@ -19,6 +20,15 @@ from tests.e2e.node_process import PROGRAM, environment
 
 ENDED_S = 60.0  # far above what any of these takes on a busy machine
 CTRL_C, CTRL_D, UP = b"\x03", b"\x04", b"\x1b[A"
+
+
+class ScreenText(io.StringIO):
+    """Looks like a terminal to the program, and keeps what is written."""
+
+    encoding = "utf-8"  # type: ignore[assignment]  # of the base class it can be read only
+
+    def isatty(self) -> bool:
+        return True
 
 
 class Typist:

@@ -43,6 +43,7 @@ from swarm.commands.screen import LiveView, console, words
 from swarm.logs import LogFormatter
 from tests.doubles.running_node import RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine
+from tests.doubles.typist import ScreenText
 from tests.e2e.node_process import PROGRAM
 
 ROOT = Path(__file__).parents[2]
@@ -124,12 +125,13 @@ ALLOWED = {
 }
 MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`
     "main.py": {"sys.stderr.write("},  # a constant, for a Python that can import nothing of ours
-    "swarm/commands/terminal.py": {"is_terminal(sys.stdout)", "show_progress(sys.stdout"},
-    "swarm/commands/bench.py": {"is_terminal(sys.stderr)", "show_progress(sys.stderr"},
+    "swarm/commands/terminal.py": {"is_terminal(sys.stdout)", "show_share(sys.stdout"},
+    "swarm/commands/bench.py": {"is_terminal(sys.stderr)", "show_share(sys.stderr"},
     "swarm/commands/parser.py": {"file is sys.stderr"},
     "swarm/commands/chat.py": {"is_terminal(sys.stdout)"},
     "swarm/commands/members.py": {'write(sys.stdout, f"\\n{qr_text('},  # squares, of a code of this node's own
     "swarm/commands/top.py": {"may_redraw(sys.stdout", "console(sys.stdout)", "terminal_size(sys.stdout)"},
+    "swarm/commands/running_models.py": {"may_redraw(sys.stdout", "console(sys.stdout"},
     "swarm/commands/vote.py": {"Screen(sys.stdout", "may_redraw(sys.stdout"},
 }
 STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}
@@ -214,15 +216,6 @@ def test_whatever_passes_that_place_is_clean(encoding: str, monkeypatch: pytest.
 MARKUP = "[red]x[/red] [link=http://evil]y[/link] :smile: [/] [@click=quit]z \\[b]"
 
 
-class FakeTerminal(io.StringIO):
-    """Looks like a terminal, and keeps what is written."""
-
-    encoding = "utf-8"  # type: ignore[assignment]
-
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.fixture
 def sized(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("COLUMNS", "80"), ("LINES", "24"), ("TERM", "xterm")):
@@ -249,7 +242,7 @@ def worst_renderables() -> list[RenderableType]:
 @pytest.mark.usefixtures("sized")
 @pytest.mark.parametrize("full_screen", [False, True])
 def test_what_rich_draws_of_the_words_of_others_is_only_shown(full_screen: bool) -> None:
-    out = FakeTerminal()
+    out = ScreenText()
     shown = console(out)
     for renderable in worst_renderables():
         with LiveView(shown, full_screen=full_screen) as view:
@@ -271,14 +264,14 @@ def test_what_rich_draws_of_the_words_of_others_is_only_shown(full_screen: bool)
 
 @pytest.mark.usefixtures("sized")
 def test_the_words_of_others_stay_one_line_as_they_are() -> None:
-    out = FakeTerminal()
+    out = ScreenText()
     console(out).print(words(MARKUP), words("a\nforged: b\x1b[31m"), soft_wrap=True)
     assert out.getvalue() == f"{MARKUP} a forged: b\n"
 
 
 def test_a_control_sequence_is_not_completed_by_what_is_drawn_around_it() -> None:
     """Half a sequence at the end of somebody's words would take the next ones into itself."""
-    out = FakeTerminal()
+    out = ScreenText()
     shown = console(out)
     shown.print(Text.assemble("a\x1b[", ("31mb\x1b]0;", "win"), "title\x07c"))
     assert not stray(out.getvalue(), draws=True)

@@ -17,8 +17,7 @@ import pytest
 
 from swarm.cli import main
 from swarm.commands.node_client import NodeApi
-from swarm.commands.running_models import LoadShare, LoadShown
-from swarm.commands.terminal import Terminal
+from swarm.commands.running_models import LoadShown
 from swarm.control_messages import KnownNodes
 from tests.doubles.machine import QUICK, Machine
 from tests.doubles.running_node import NodeOptions, RunningNode
@@ -275,16 +274,11 @@ def test_a_node_that_loads_nothing_when_asked_is_said_to_be_older(
     assert f"the node at {node.url}/v1/models/load is of an earlier version" in capsys.readouterr().err
 
 
-def test_how_far_a_load_is_is_shown(node: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines: list[str] = []
-    monkeypatch.setattr(Terminal, "loading", lambda _, line: lines.append(line))
+def test_how_far_a_load_is_is_shown(node: Told) -> None:
     shown = LoadShown(NodeApi(node.url), "llama3.2:3b", "attic")
-    shown.look()
-    assert lines == ["loading llama3.2:3b on attic 62 %, 3 s left"]
+    assert shown.look() == ("loading llama3.2:3b on attic 62 %, 3 s left", 0.62)
     node.answers["/v1/models"] = (500, {})
-    shown.look()
-    assert lines[1:] == ["loading llama3.2:3b on attic: 0 s so far"]
-    assert shown.line(LoadShare(share=1.0)) == "loading llama3.2:3b on attic 100 %"
+    assert shown.look() == ("loading llama3.2:3b on attic: 0 s so far", None)
 
 
 def test_what_a_running_node_has_loaded_is_not_removed(
