@@ -42,6 +42,14 @@ SERVICE = (
 INSTALL_SERVICE = """\
 Write the service and start it. What follows `--` are the node's own options
 (default: --federation --auto); for other options give the command again."""
+CHAT_EXAMPLES = """\
+examples:
+  swarm chat                            a conversation; Ctrl-D ends it
+  swarm chat --model qwen3:4b           with one model
+  swarm chat "why is the sky blue?"     one question
+  echo "why is the sky blue?" | swarm chat > answer.txt
+
+More in docs/terminal.md."""
 SERVICE_EXAMPLES = """\
 examples:
   swarm service install --dry-run               show what would be written
@@ -98,9 +106,19 @@ def _add_top(commands: Any) -> None:
 
 
 def _add_chat(commands: Any) -> None:
-    parser = commands.add_parser("chat", help="talk to the swarm")
+    parser = commands.add_parser(
+        "chat",
+        help="talk to the swarm",
+        description="Talk to the swarm: answers as they come, and how each vote went. In the\n"
+        "conversation /help lists its commands. In a pipe each line is a question, and\n"
+        "only the answers come out.",
+        epilog=CHAT_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     _add_url(parser)
     parser.add_argument("--model", default="swarm", help="a model id, or swarm for the best there is")
+    parser.add_argument("--plain", action="store_true", help="words only: no Markdown, no colours, nothing drawn anew")
+    parser.add_argument("--no-history", action="store_true", help="keep nothing of what is typed")
     parser.add_argument("question", nargs="*", help="ask this and leave (default: a conversation)")
     parser.set_defaults(run=_chat)
 
@@ -163,10 +181,11 @@ def _top(arguments: argparse.Namespace) -> int:
 
 
 def _chat(arguments: argparse.Namespace) -> int:
-    from swarm.commands.chat import chat
+    from swarm.commands.chat import ChatOptions, chat
     from swarm.commands.node_client import NodeApi
 
-    return chat(NodeApi(arguments.url, client_key(arguments)), arguments.model, " ".join(arguments.question))
+    options = ChatOptions(arguments.model, arguments.plain, history=not arguments.no_history)
+    return chat(NodeApi(arguments.url, client_key(arguments)), " ".join(arguments.question), options)
 
 
 def _vote(arguments: argparse.Namespace) -> int:

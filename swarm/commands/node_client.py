@@ -6,7 +6,7 @@ import http.client
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -93,10 +93,13 @@ def _object(api: NodeApi, request: urllib.request.Request, timeout_s: float) -> 
     return cast("dict[str, Any]", found)
 
 
-def post_stream(api: NodeApi, path: str, body: dict[str, Any]) -> Generator[dict[str, Any]]:
+def post_stream(
+    api: NodeApi, path: str, body: dict[str, Any], told: Callable[[str], None] | None = None
+) -> Generator[dict[str, Any]]:
     """The events of a streamed answer as JSON objects. Closing it cuts the connection, so that the node stops.
 
-    Raises as `get_json` does, and NodeUnreachable for an answer that ends too soon.
+    `told` gets the node's comments: how far the load of a model is. Raises as `get_json` does, and NodeUnreachable for
+    an answer that ends too soon.
     """
     request = api.request(path, body)
     with _open(request, ANSWER_TIMEOUT_S) as response:
@@ -110,6 +113,8 @@ def post_stream(api: NodeApi, path: str, body: dict[str, Any]) -> Generator[dict
                     detail = cast("dict[str, object]", error)
                     raise _refusal(str(detail.get("message")), detail.get("type") == "invalid_request_error")
                 yield event
+            elif told is not None and line.startswith(b": "):
+                told(line[2:MAX_MESSAGE_CHARS].decode("utf-8", "replace").strip())
     why = "the node may have ended"
     raise NodeUnreachable(f"{request.full_url} broke off before the answer was complete: {why}", why)
 

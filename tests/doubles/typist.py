@@ -19,7 +19,9 @@ import pyte
 from tests.e2e.node_process import PROGRAM, environment
 
 ENDED_S = 60.0  # far above what any of these takes on a busy machine
-CTRL_C, CTRL_D, UP = b"\x03", b"\x04", b"\x1b[A"
+CTRL_C, CTRL_D, CTRL_R, UP = b"\x03", b"\x04", b"\x12", b"\x1b[A"
+NEW_LINE = b"\x1b\r"  # Alt-Enter
+SCROLLBACK = 2000
 
 
 class ScreenText(io.StringIO):
@@ -46,12 +48,14 @@ class Typist:
 
     def _take(self) -> None:
         try:
-            piece = os.read(self._master, 65536)
-            self._stream.feed(piece)
-            self.screen += piece.decode(errors="replace").replace("\r\n", "\n")
+            self._took(os.read(self._master, 65536))
         except OSError:  # the program has gone
             asyncio.get_running_loop().remove_reader(self._master)
         self._more.set()
+
+    def _took(self, piece: bytes) -> None:
+        self._stream.feed(piece)
+        self.screen += piece.decode(errors="replace").replace("\r\n", "\n")
 
     @property
     def lines(self) -> list[str]:
@@ -110,6 +114,43 @@ class Typist:
         raise AssertionError(f"Ctrl-C ends nothing: {self.screen}")
 
 
+class Reader(Typist):
+    """Reads what stands there, in place of what was written: `screen` is that, after all that can be scrolled to. Its
+    lines have no blanks at their ends, but the cursor's. `written` is what came."""
+
+    def __init__(self, master: int, process: subprocess.Popen[bytes], columns: int, rows: int) -> None:
+        super().__init__(master, process, columns, rows)
+        self.written = ""
+        self.picture = self._history = pyte.HistoryScreen(columns, rows, history=SCROLLBACK, ratio=0.5)
+        self.picture.write_process_input = lambda answer: self.type(answer.encode())  # where the cursor is
+        self._stream = pyte.ByteStream(self.picture)
+
+    def _took(self, piece: bytes) -> None:
+        self.written += piece.decode(errors="replace")
+        self._stream.feed(piece)
+        width = range(self.picture.columns)
+        above = ["".join(line[at].data for at in width).rstrip() for line in self._history.history.top]
+        shown, cursor = self.lines, self.picture.cursor
+        shown[cursor.y] = shown[cursor.y].ljust(cursor.x)
+        self.screen = "\n".join([*above, *shown])
+
+    async def says(self, line: str) -> None:
+        await self.sees("> ")
+        self.type(line.encode() + b"\r")
+        await self.sees(f"{line}\n")
+
+
+@asynccontextmanager
+async def reading_a_terminal(folder: Path, *words: str) -> AsyncGenerator[Reader]:
+    """The same as `at_a_terminal`, with somebody who reads what stands on the screen."""
+    variables = {**environment(folder), "TERM": "xterm"}
+    for name in ("COLUMNS", "LINES", "NO_COLOR"):
+        variables.pop(name, None)
+    async with at_a_terminal_of([*PROGRAM, *words], variables, None, kind=Reader) as reader:
+        assert isinstance(reader, Reader)
+        yield reader
+
+
 @asynccontextmanager
 async def at_a_terminal(
     folder: Path, *words: str, term: str = "xterm", columns: int = 80, rows: int = 24
@@ -122,7 +163,12 @@ async def at_a_terminal(
 
 @asynccontextmanager
 async def at_a_terminal_of(
-    command: list[str], variables: dict[str, str], folder: Path | None, columns: int = 80, rows: int = 24
+    command: list[str],
+    variables: dict[str, str],
+    folder: Path | None,
+    columns: int = 80,
+    rows: int = 24,
+    kind: type[Typist] = Typist,
 ) -> AsyncGenerator[Typist]:
     """Any program, started in `folder`."""
     master, slave = pty.openpty()
@@ -137,7 +183,7 @@ async def at_a_terminal_of(
         preexec_fn=own_terminal,
     ) as process:
         os.close(slave)
-        typist = Typist(master, process, columns, rows)
+        typist = kind(master, process, columns, rows)
         try:
             yield typist
         finally:

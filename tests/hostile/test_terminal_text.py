@@ -128,7 +128,10 @@ MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`
     "swarm/commands/terminal.py": {"is_terminal(sys.stdout)", "show_share(sys.stdout"},
     "swarm/commands/bench.py": {"is_terminal(sys.stderr)", "show_share(sys.stderr"},
     "swarm/commands/parser.py": {"file is sys.stderr"},
-    "swarm/commands/chat.py": {"is_terminal(sys.stdout)"},
+    "swarm/commands/chat.py": {
+        *("is_terminal(sys.stdout)", "may_redraw(sys.stdout", "terminal_size(sys.stdout)"),
+        *("MarkdownScreen(sys.stdout)", "draw(sys.stdout"),
+    },
     "swarm/commands/members.py": {'write(sys.stdout, f"\\n{qr_text('},  # squares, of a code of this node's own
     "swarm/commands/top.py": {"may_redraw(sys.stdout", "console(sys.stdout)", "terminal_size(sys.stdout)"},
     "swarm/commands/running_models.py": {"may_redraw(sys.stdout", "console(sys.stdout"},
@@ -400,7 +403,7 @@ def test_what_a_hostile_node_says_is_only_shown(answers: Answers, command: tuple
         words = [name, "--url", url, *question] if name != "bench" else [*command, "--url", url]
         terminal = Terminal(*words)
     assert shown in terminal.written
-    assert not stray(terminal.written, draws=name in ("vote", "bench"))
+    assert not stray(terminal.written, draws=name in ("vote", "bench", "chat"))
     assert "\x1b[8m" not in terminal.written
     assert "\nforged: line" not in terminal.written.replace("\r\n", "\n") or name == "chat", "only an answer has lines"
 
@@ -429,7 +432,7 @@ async def test_what_a_hostile_model_says_is_only_shown() -> None:
             name, *rest = command
             terminal = await asyncio.to_thread(Terminal, name, "--url", url, *rest)
             assert terminal.exit_code in (0, 1)
-            assert not stray(terminal.written, draws=name == "vote"), name
+            assert not stray(terminal.written, draws=name in ("vote", "chat")), name
             assert "\x1b[8m" not in terminal.written
             if name != "status":
                 assert "the end" in terminal.written
