@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
 from urllib.parse import quote
 
 from federation.printable_text import clean_line
@@ -43,9 +43,12 @@ from swarm.commands.conversation import (
     still_fitting,
 )
 from swarm.commands.node_client import NodeApi, get_json, post_stream
-from swarm.commands.output import Stream, complain, draw, interrupted, is_terminal, say, say_line
-from swarm.commands.terminal import may_colour, may_redraw, terminal_size
+from swarm.commands.output import Stream, complain, interrupted, is_terminal, say, say_line
+from swarm.commands.terminal import may_redraw, terminal_size
 from swarm.errors import SwarmError
+
+if TYPE_CHECKING:
+    from swarm.commands.vote_stream import VoteState
 
 DONE, STOPPED = 0, 1  # exit codes
 STOPPED_LINE: Final = "stopped"
@@ -171,6 +174,8 @@ class AnswerScreen(Protocol):
 
     def note(self, line: str, /) -> None: ...
 
+    def vote(self, state: VoteState, /) -> None: ...
+
 
 def _markdown() -> AnswerScreen:
     from swarm.commands.chat_markdown import MarkdownScreen
@@ -215,6 +220,14 @@ class PlainWords:
     def note(self, line: str) -> None:
         if self.live:
             say_line(f"  [{line}]")
+
+    def vote(self, state: VoteState) -> None:
+        from swarm.commands.ballot_view import verdict
+        from swarm.commands.screen import lines_of
+
+        columns = max(terminal_size(sys.stdout).columns - 1, 1)
+        for line in lines_of(verdict(state, columns), columns):
+            say_line(line)
 
 
 # The conversation
@@ -355,6 +368,8 @@ class Talk:
             return
         if answer.winner is not None:
             shown.overrule(answer)
+        if isinstance(shown, PlainWords) and not shown.live:
+            return
         self._tokens = answer.tokens
         if answer.reason == "length":
             shown.note(CUT_LINE)
@@ -423,7 +438,9 @@ class Talk:
         answer = self.conversation.last_answer
         if answer is None or not answer.get("ballot"):
             raise WrongCommand("there is no answer yet whose vote could be shown")
-        _show_vote(answer["ballot"])
+        from swarm.commands.vote_stream import read_state
+
+        self._shown().vote(read_state(answer["ballot"]))
 
     def _system(self, command: TypedCommand) -> None:
         if command.argument:
@@ -515,16 +532,6 @@ class Talk:
 def _help(_: TypedCommand) -> None:
     for left, right in help_rows():
         say_line(f"  {left:<22} {right}".rstrip())
-
-
-def _show_vote(account: Mapping[str, Any]) -> None:
-    from swarm.commands.ballot_view import View, coloured, plain, verdict_lines
-    from swarm.commands.vote_stream import read_state
-
-    columns = max(terminal_size(sys.stdout).columns - 1, 1)
-    paint = coloured if may_redraw(sys.stdout, os.environ) and may_colour(os.environ) else plain
-    for line in verdict_lines(read_state(dict(account)), View(columns, paint)):
-        draw(sys.stdout, f"{line}\n")
 
 
 def _messages(conversation: Conversation) -> str:

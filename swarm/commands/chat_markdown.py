@@ -25,9 +25,11 @@ from rich.syntax import Syntax
 from rich.text import Text
 
 from federation.printable_text import TextCleaner, clean_line
+from swarm.commands.ballot_view import verdict
 from swarm.commands.chat_answer import AnswerSoFar, call_line, overruled_line, standing_line
 from swarm.commands.output import cut
 from swarm.commands.screen import LiveView, console, words
+from swarm.commands.vote_stream import VoteState
 
 CODE_THEME: Final = "ansi_dark"  # the terminal's own colours, whose theme decides how they look
 MOST_STYLED_CHARS: Final = 64 * 1024  # of one block; a longer one is text as it is
@@ -131,7 +133,7 @@ def _as_text(tokens: Sequence[Token]) -> list[Token]:
     return kept
 
 
-def lines_of(out: Console, shown: RenderableType, columns: int) -> list[DrawnLine]:
+def drawn_lines(out: Console, shown: RenderableType, columns: int) -> list[DrawnLine]:
     """As lines without blanks at their ends, which would be copied with them."""
     options = out.options.update(width=columns, height=None)
     return [_stripped(line) for line in out.render_lines(shown, options, pad=False)]
@@ -162,8 +164,8 @@ def _one_block(out: Console, text: str, columns: int) -> list[DrawnLine]:
     """What cannot be read as Markdown is shown as it is."""
     if len(text) <= MOST_STYLED_CHARS:
         with suppress(Exception):  # of libraries, on whatever a model may write: its words are shown all the same
-            return lines_of(out, AnswerMarkdown(text), columns)
-    return lines_of(out, Text(text.rstrip("\n")), columns)
+            return drawn_lines(out, AnswerMarkdown(text), columns)
+    return drawn_lines(out, Text(text.rstrip("\n")), columns)
 
 
 # What is drawn of it
@@ -291,6 +293,10 @@ class MarkdownScreen:
         """One line beside the answers."""
         self._print(self._dim(line))
 
+    def vote(self, state: VoteState) -> None:
+        """All of a vote that is over."""
+        self._console.print(verdict(state, self._columns()), width=self._columns())
+
     def _growing(self) -> RenderableType:
         """Drawn again by the view, which lets nothing else be drawn meanwhile."""
         lines = self._flow.growing(self._pending, self._room())
@@ -302,7 +308,7 @@ class MarkdownScreen:
         if answer.thoughts and not self._taken:
             columns = self._columns() - len(NOTE)
             thoughts = clean_line(answer.thoughts[-THOUGHT_LINES * columns :])
-            shown = lines_of(self._console, words(thoughts, "dim italic"), columns)[-THOUGHT_LINES:]
+            shown = drawn_lines(self._console, words(thoughts, "dim italic"), columns)[-THOUGHT_LINES:]
             return [[Segment(NOTE), *line] for line in shown]
         if answer.calls:
             return self._dim(call_line(answer.calls[-1]))

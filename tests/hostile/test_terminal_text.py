@@ -130,7 +130,7 @@ MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`
     "swarm/commands/parser.py": {"file is sys.stderr"},
     "swarm/commands/chat.py": {
         *("is_terminal(sys.stdout)", "may_redraw(sys.stdout", "terminal_size(sys.stdout)"),
-        *("MarkdownScreen(sys.stdout)", "draw(sys.stdout"),
+        "MarkdownScreen(sys.stdout)",
     },
     "swarm/commands/members.py": {'write(sys.stdout, f"\\n{qr_text('},  # squares, of a code of this node's own
     "swarm/commands/top.py": {"may_redraw(sys.stdout", "console(sys.stdout)", "terminal_size(sys.stdout)"},
