@@ -2,11 +2,12 @@
 
     python benchmarks/pages.py [--quick] [--json FILE]
 
-Three nodes with the embedded model find each other on loopback. Readers hold `/v1/events?parts=view,node,finding` of
-the first open, as pages do. The processor time of its process with them is compared with the same node without, in
-turn, while nobody asks and while one client asks all the time; so are its resident bytes. A busy node is compared with
-a busy one: with fewer answers where the pages take from them, which is reported. Then a model of a peer is pinned and
-unpinned, and a reader tells when it sees that. The readers run in this process, which is not counted.
+Three nodes with the embedded model, which computes in a process of its own, find each other on loopback. Readers hold
+`/v1/events?parts=view,node,vote,finding` of the first open: all that a page ever asks for with no more rights. The
+processor time of its process (user and system, so that other programs' load tells little) with them is compared with
+the same node without, in turn, while nobody asks and while two votes a second are asked for; so are its resident bytes.
+Then a model of a peer is pinned and unpinned, and a reader tells when it sees that, once of an idle node and once of a
+busy one. The readers run in this process, which is not counted.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from measure import Figure, Target
 from nodes import CommandLineNode, command_line_node
 from report import parser, progress, publish, read_environment
 
-PARTS = "view,node,finding"
-OPTIONS = ("--model", "demo", "--host", "127.0.0.1")
+PARTS = "view,node,vote,finding"
+OPTIONS = ("--model", "demo", "--isolate", "--host", "127.0.0.1")
 PEERS = 2
 NOBODY = "127.0.0.1:9"  # a federation by address alone: nodes of others on this network stay out
 JOIN_S = 20.0
@@ -36,6 +37,7 @@ SETTLE_S = 4.0  # after readers came or went
 SEEN_WITHIN_S = 15.0
 MANAGE_S = 10.0
 TOKENS = 16
+PACE_S = 0.5  # between two questions, whatever becomes of the one before: both sides have the same work
 
 
 @dataclass(slots=True)
@@ -92,16 +94,20 @@ async def open_pages(url: str, count: int) -> AsyncGenerator[Sequence[Page]]:
 
 @asynccontextmanager
 async def asking(url: str, answers: list[float]) -> AsyncGenerator[None]:
-    """One client that asks all the time within the block; `answers` has the instants of its answers."""
+    """Votes are asked for, each PACE_S, within the block; `answers` has the instants of their ends."""
+    dice, at = random.Random(1), Endpoint.at(url)
 
     async def ask() -> None:
-        dice, at = random.Random(1), Endpoint.at(url)
-        while True:
-            body = {"model": "swarm", "messages": fresh_prompt(dice), "max_tokens": TOKENS}
-            body_of(await post(at, CHAT, body | {"swarm": {"strategy": "single"}}))
-            answers.append(time.perf_counter())
+        body_of(await post(at, CHAT, {"model": "swarm", "messages": fresh_prompt(dice), "max_tokens": TOKENS}))
+        answers.append(time.perf_counter())
 
-    task = asyncio.create_task(ask())
+    async def ask_again_and_again() -> None:
+        async with asyncio.TaskGroup() as group:
+            while True:
+                group.create_task(ask())
+                await asyncio.sleep(PACE_S)
+
+    task = asyncio.create_task(ask_again_and_again())
     try:
         yield
         if task.done():
@@ -212,6 +218,13 @@ def swarm() -> Generator[list[CommandLineNode]]:
         yield nodes
 
 
+def aged_figures(when: str, seconds_old: Sequence[float]) -> tuple[Figure, Figure]:
+    return (
+        Figure(f"age of a peer's change when it is seen, {when}", "s", tuple(seconds_old)),
+        Figure(f"**the oldest, {when}**", "s", (max(seconds_old),), Target("at most", 2.0)),
+    )
+
+
 async def measured(
     nodes: Sequence[CommandLineNode], count: int, rounds: int, seconds: float, changes: int
 ) -> list[Figure]:
@@ -223,11 +236,16 @@ async def measured(
     readings: dict[bool, list[Round]] = {False: [], True: []}
     for number in range(rounds):
         for busy, of in readings.items():
-            progress(f"round {number + 1}, {'busy' if busy else 'idle'}")
+            progress(f"round {number + 1} of {rounds}, {'busy' if busy else 'idle'}")
             of.append(await one_round(nodes[0], count, seconds, busy))
-    progress(f"{changes} changes on a peer")
-    async with open_pages(nodes[0].url, count - 1):
-        aged = await ages(nodes, changes)
+    aged: dict[bool, list[float]] = {}
+    for busy in readings:
+        progress(f"{changes} changes on a peer of {'a busy' if busy else 'an idle'} node")
+        async with AsyncExitStack() as stack:
+            if busy:
+                await stack.enter_async_context(asking(nodes[0].url, []))
+            await stack.enter_async_context(open_pages(nodes[0].url, count - 1))
+            aged[busy] = await ages(nodes, changes)
     idle, busy_ones = readings[False], readings[True]
     return [
         Figure("node without pages, idle", "% of a core", tuple(one.without.cpu_percent for one in idle)),
@@ -250,8 +268,8 @@ async def measured(
         ),
         Figure("bytes to a page, idle", "B/s", tuple(one.bytes_per_s for one in idle)),
         Figure("bytes to a page, busy", "B/s", tuple(one.bytes_per_s for one in busy_ones)),
-        Figure("age of a peer's change when it is seen", "s", tuple(aged)),
-        Figure("**the oldest**", "s", (max(aged),), Target("at most", 2.0)),
+        *aged_figures("idle", aged[False]),
+        *aged_figures("busy", aged[True]),
     ]  # fmt: skip
 
 

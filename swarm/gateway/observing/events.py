@@ -143,7 +143,8 @@ async def events(request: web.Request) -> web.StreamResponse:
             transport = request.transport
             try:
                 with readers.writing(transport):
-                    await asyncio.wait_for(response.write(event.encode()), readers.stalled_s)
+                    async with asyncio.timeout(readers.stalled_s):
+                        await response.write(event.encode())
             except (TimeoutError, ConnectionError):
                 if transport is not None:
                     transport.abort()  # closing would keep what was not read until it is
@@ -153,7 +154,8 @@ async def events(request: web.Request) -> web.StreamResponse:
             if readers.ending:
                 break
             try:
-                await asyncio.wait_for(board.changed(seen), BEAT_S)
+                async with asyncio.timeout(BEAT_S):
+                    await board.changed(seen)
             except TimeoutError:
                 continue
         return response
