@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from dataclasses import fields
@@ -198,3 +199,9 @@ async def test_three_real_nodes_show_each_other_while_somebody_looks() -> None:
         assert told() == {}, "nobody looks"
         with board.watching(("node",)):
             await eventually(lambda: told() == {kitchen.id: "own", garage.id: "peer", cellar.id: "peer"})
+
+        def at_work() -> set[str]:
+            names = {task.get_name() for task in asyncio.all_tasks()}
+            return {name for name in names if name.startswith(("looks at the nodes of the swarm", "asks "))}
+
+        await eventually(lambda: not at_work())  # a swarm that nobody looks at costs nothing
