@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from swarm.commands import chat_markdown
 from swarm.commands.chat_answer import AnswerSoFar
 from swarm.commands.chat_markdown import MarkdownScreen, blocks_of
-from tests.hostile.test_terminal_text import STREAMED, WORST, FakeTerminal, stray
+from tests.doubles.typist import ScreenText
+from tests.hostile.test_terminal_text import STREAMED, WORST, stray
 
 COLUMNS, ROWS = 80, 24
 ANSWER = """# What it is
@@ -57,7 +58,7 @@ def delta(**fields: Any) -> dict[str, Any]:
 
 def shown(events: Sequence[dict[str, Any]]) -> str:
     """What is written while these events come."""
-    out, answer = FakeTerminal(), AnswerSoFar()
+    out, answer = ScreenText(), AnswerSoFar()
     with MarkdownScreen(out) as screen:
         for event in events:
             answer.take(event)
@@ -234,7 +235,7 @@ def test_calls_of_tools_are_a_line_each() -> None:
 
 
 def test_a_terminal_that_becomes_narrower_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    out, answer = FakeTerminal(), AnswerSoFar()
+    out, answer = ScreenText(), AnswerSoFar()
     with MarkdownScreen(out) as screen:
         for number in range(60):
             if number == 30:
