@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import PROMPT_TOKENS, ScriptedEngine, Step, saying
 from tests.doubles.waiting import eventually
-from tests.gateway.test_node_states import interface
+from tests.gateway.test_page_types import PAGE
 
 CHAT, USAGE_PATH = "/v1/chat/completions", "/swarm/v1/usage"
 NOON = 20_000 * DAY_S + DAY_S / 2
@@ -409,23 +409,12 @@ async def test_requests_say_whose_they_are_which_model_and_whether_they_wait() -
         async with asyncio.timeout(10):
             while not await waiting():
                 pass  # each look is an answer of the node
-        assert set(listed[0]) == interface("RequestEntry")
+        assert set(listed[0]) == set(PAGE.interfaces["RequestEntry"])
         assert {entry["key"] for entry in listed} == {"anna", "ben"}
         assert {entry["model"] for entry in listed} == {"swarm"}
         for entry in listed:
             await client.post(f"/swarm/v1/requests/{entry['id']}/cancel", x_api_key="sk-root")
         assert {(await task).status for task in asked} == {409}
-
-
-def test_the_page_knows_the_fields() -> None:
-    assert {field.name for field in fields(UsageEntry)} == interface("UsageEntry")
-    types = (Path(__file__).parents[2] / "swarm/gateway/page/static/js/types.d.ts").read_text()
-    of_days = re.search(r"days: {(.*?)}\[\]", types)
-    of_limits = re.search(r"limits: {(.*?)};\n", types)
-    assert of_days
-    assert of_limits
-    assert set(re.findall(r"(\w+):", of_days[1])) == {field.name for field in fields(DayUsage)}
-    assert set(re.findall(r"(\w+):", of_limits[1])) == {field.name for field in fields(KeyLimits)}
 
 
 async def test_the_board_has_them_while_somebody_watches() -> None:

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -31,7 +30,6 @@ from tests.doubles.clients import chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 from tests.doubles.waiting import eventually
-from tests.gateway.test_node_states import interface
 
 LOGS = "/swarm/v1/logs"
 
@@ -94,7 +92,6 @@ def test_a_line_has_its_request_and_is_clean_and_bounded() -> None:
     assert "\x1b" not in line.text
     assert "\u202e" not in line.text
     assert len(line.text) == MAX_KEPT_CHARS
-    assert {field.name for field in fields(LogLine)} == interface("LogLine")
 
 
 def test_of_a_failure_its_kind_and_place_are_kept_and_not_what_it_says() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from swarm.gateway.observing.board import BOARD
 from swarm.gateway.observing.node_states import (
     NodeHardware,
     NodeReport,
-    NodeState,
     PoolMemory,
     PoolNow,
     SeenPeer,
@@ -27,7 +24,6 @@ from swarm.gateway.observing.node_states import (
     shown_age_s,
     steadied,
 )
-from swarm.gateway.observing.view import ComputationEntry, LoadEntry, OwnModel
 from swarm.moving_mean import RecentRate
 from swarm.workers.model_workers import ModelState
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
@@ -102,38 +98,6 @@ def test_tokens_a_second_are_those_of_late() -> None:
     assert rate.per_s() == 0
     rate.add(6)
     assert rate.per_s() == 3
-
-
-def interface(name: str) -> set[str]:
-    """The fields of an interface of the page."""
-    text = TYPES.read_text()
-    found = re.search(rf"export interface {name} (?:extends \w+ )?{{(.*?)\n}}", text, re.DOTALL)
-    assert found, name
-    return set(re.findall(r"^  (\w+)\??:", found[1], re.MULTILINE))
-
-
-@pytest.mark.parametrize(
-    ("name", "kind"), [("NodeState", NodeState), ("OwnModel", OwnModel)], ids=lambda value: str(value)
-)
-def test_the_page_knows_the_fields_that_the_node_tells(name: str, kind: type[Any]) -> None:
-    assert {field.name for field in fields(kind)} == interface(name)
-
-
-@pytest.mark.parametrize(
-    ("field", "kind"),
-    [
-        ("hardware", NodeHardware),
-        ("memory", PoolMemory),
-        ("peers", SeenPeer),
-        ("loading", LoadEntry),
-        ("computation", ComputationEntry),
-    ],
-)
-def test_the_page_knows_the_fields_within(field: str, kind: type[Any]) -> None:
-    known = set(kind.model_fields) if hasattr(kind, "model_fields") else {one.name for one in fields(kind)}
-    found = re.search(rf"^  {field}: (?:null \| )?{{(.*?)}}", TYPES.read_text(), re.MULTILINE | re.DOTALL)
-    assert found
-    assert set(re.findall(r"(\w+)\??:", found[1])) == known
 
 
 def test_what_a_peer_tells_is_one_clean_line_everywhere() -> None:

@@ -32,8 +32,8 @@ export async function redeemLink() {
   if (token === undefined) return null;
   history.replaceState(null, "", location.pathname); // before anything can fail: it is a secret
   try {
-    const { session } = await post("/swarm/v1/page/owner", { token });
-    setOwner(String(session));
+    const opened = /** @type {import("./types.js").OwnerSession} */ (await post("/swarm/v1/page/owner", { token }));
+    setOwner(opened.session);
     return "";
   } catch (error) {
     return error instanceof ApiError ? error.message : String(error);

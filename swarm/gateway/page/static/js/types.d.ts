@@ -45,6 +45,49 @@ export interface NodeState {
   peers: { id: string; name: string; state: string; rtt_ms: number | null }[];
 }
 
+/** Part `view`, under the key "": this node's view of the swarm, as `GET /federation/v1/status` tells it. */
+export interface FederationView {
+  status: string;
+  node: { id: string; name: string; version: string; url: string; mode: string };
+  trust: { mode: string; problem: string | null; absent: { id: string; name: string }[] };
+  access: {
+    api: "anyone" | "key";
+    peers: "none" | "members" | "anyone" | "nobody";
+    management: "this machine" | "this machine or admin key";
+  };
+  peers: {
+    id: string;
+    name: string;
+    url: string;
+    state: string;
+    models: string[];
+    rtt_ms: number | null;
+    last_seen_s: number;
+    slots_free: number;
+    source: string;
+    circuit: string;
+    conduct: { answers: number; malformed: number; overstated: number; votes: number; dissent: number; paced: number; refuted: number };
+    problems: string[];
+    engines: Record<string, string>;
+  }[];
+  changes: { at: string; peer: string; id: string; state: string; reason: string; times: number }[];
+  rejected: { address: string; source: string; why: string; reason: string }[];
+  names: { name: string; addresses: string[]; problem: string | null }[];
+  sources: { source: string; problem: string | null }[];
+  models: Record<string, string[]>;
+  own_models: OwnModel[];
+  upstream: {
+    host: string;
+    mode: string;
+    reach: string;
+    model: string | null;
+    models: number;
+    requests: number;
+    problem: string | null;
+  } | null;
+  records: boolean;
+}
+
 export interface VoteCandidate {
   voter: string;
   model: string;
@@ -158,6 +201,12 @@ export interface PageRights {
   records: boolean;
 }
 
+/** `POST /swarm/v1/page/owner`: what a link of `swarm page` opened. */
+export interface OwnerSession {
+  session: string;
+  expires_in_s: number;
+}
+
 /** `GET /swarm/v1/models[?node=NAME]`: what is on a node's disk, or could be. */
 export interface StoredModel {
   id: string;
@@ -225,4 +274,16 @@ export interface KnownNodes {
   problem: string | null;
   codes: KnownCode[];
   api: string | null;
+}
+
+/** `POST /swarm/v1/trust/invite`: a code for `swarm join`; `qr`: in capitals, as rows of 0 and 1. */
+export interface Invited {
+  code: string;
+  addresses: string[];
+  life_s: number;
+  node: string;
+  was_open: boolean;
+  id: string;
+  uses: number;
+  qr: string[];
 }
