@@ -1,12 +1,12 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { layOut, linksOf, NARROW, WIDTH } from "../../../swarm/gateway/page/static/js/topology.js";
+import { CROWD, cutInside, layOut, linksOf, NARROW, WIDTH } from "../../../swarm/gateway/page/static/js/topology.js";
 
 const named = (count) => Array.from({ length: count }, (_, at) => `n${String(at).padStart(2, "0")}`);
 
 test("all nodes stand inside, none on another, on a phone, too", () => {
   for (const width of [WIDTH, NARROW]) {
-    for (let count = 1; count <= 20; count += 1) {
+    for (let count = 1; count <= 40; count += 1) {
       const { height, places } = layOut(named(count), "n00", width);
       assert.equal(places.size, count);
       const all = [...places.values()];
@@ -19,6 +19,15 @@ test("all nodes stand inside, none on another, on a phone, too", () => {
 
 test("the same nodes stand at the same places, in whatever order they are told", () => {
   assert.deepEqual(layOut(["b", "a", "c"], "a"), layOut(["c", "a", "b"], "a"));
+});
+
+test("of a crowd this node is first, and names keep what they differ in", () => {
+  const { places } = layOut(named(20), "n07");
+  assert.deepEqual([places.get("n07").side, places.get("n00").side, places.get("n19").side], [-1, -1, 1]);
+  assert.ok([...places.values()].every((place) => place.y >= places.get("n07").y));
+  assert.equal(layOut(named(CROWD), "n00").places.get("n01").side, 0);
+  assert.equal(cutInside("machine-03-in-the-cellar", 10), "mach…ellar");
+  assert.equal(cutInside("kitchen", 10), "kitchen");
 });
 
 test("a line for each two, the worse opinion counts, and nobody unknown is joined", () => {

@@ -4,7 +4,7 @@ import { Badge, Bar, Button, CopyButton, Empty, Lock, NeedsRight, Spinner } from
 import { bytes, clean, counted, duration, ms, number, percent, short, since } from "./format.js";
 import { connection, parts } from "./store.js";
 import { STRINGS } from "./strings.js";
-import { layOut, linksOf, NARROW, WIDTH } from "./topology.js";
+import { CROWD, cutInside, layOut, linksOf, NARROW, WIDTH } from "./topology.js";
 import { html, signal, useMemo, useState } from "./ui.js";
 
 /** @typedef {import("./types.js").NodeState} NodeState */
@@ -81,16 +81,17 @@ function Alone({ node }) {
 function Topology({ nodes }) {
   const own = nodes[0]?.id ?? "";
   const width = narrow.value ? NARROW : WIDTH;
-  const letters = narrow.value && nodes.length > 6 ? 9 : 18;
+  const crowd = nodes.length > CROWD;
+  const letters = narrow.value && nodes.length > 6 ? 10 : 18;
   const ids = nodes.map((node) => node.id).join(" ");
   const { height, places } = useMemo(() => layOut(ids.split(" "), own, width), [ids, own, width]);
   const links = linksOf(nodes);
   const paired = nodes[0]?.mode === "paired";
-  const times = links.length <= LINKS_WITH_TIMES ? links : links.filter((link) => link.from === own || link.to === own);
-  const [x, y] = [0.5, 0.5];
+  const times = crowd ? [] : links.length <= LINKS_WITH_TIMES ? links : links.filter((link) => link.from === own || link.to === own);
+  const seen = new Map(nodes[0]?.peers.map((peer) => [peer.id, peer.rtt_ms]));
   return html`<section class="card stack">
     <div class="row spread"><h3>${T.topology}</h3><span class="soft"><${Lock} closed=${paired} /> ${paired ? T.paired : T.open}</span></div>
-    <svg class="topology" viewBox=${`0 0 ${width} ${height}`} role="img" aria-label=${T.topologyLabel(nodes.length, links.length)}>
+    <svg class=${`topology ${crowd ? "crowd" : ""}`} viewBox=${`0 0 ${width} ${height}`} role="img" aria-label=${T.topologyLabel(nodes.length, links.length)}>
       ${links.map((link) => {
         const [from, to] = [places.get(link.from), places.get(link.to)];
         return (
@@ -100,15 +101,20 @@ function Topology({ nodes }) {
       ${times.map((link) => {
         const [from, to] = [places.get(link.from), places.get(link.to)];
         if (!from || !to || link.rtt_ms === null || link.state === "dead") return null;
-        return html`<text key=${`t ${link.from} ${link.to}`} class="rtt" x=${from.x * (1 - x) + to.x * x} y=${from.y * (1 - y) + to.y * y + 4}>${ms(link.rtt_ms)}</text>`;
+        return html`<text key=${`t ${link.from} ${link.to}`} class="rtt" x=${(from.x + to.x) / 2} y=${(from.y + to.y) / 2 + 4}>${ms(link.rtt_ms)}</text>`;
       })}
       ${nodes.map((node) => {
         const place = places.get(node.id);
         if (!place) return null;
-        const busy = node.running > 0 ? 14 + Math.min(8, 2 * node.running) : 14;
+        const beside = crowd && !narrow.value ? 20 * place.side : 0;
+        const busy = crowd ? 8 + Math.min(6, node.running) : 14 + Math.min(8, 2 * node.running);
+        const anchor = beside < 0 ? "end" : beside > 0 ? "start" : "";
+        const low = beside ? 0 : crowd ? 26 : 38;
+        const time = seen.get(node.id) ?? null;
+        const more = node.state !== "alive" ? (STRINGS.states[node.state] ?? node.state) : beside && time !== null ? ms(time) : "";
         return html`<g key=${node.id} class=${`${node.source === "own" ? "here" : ""} ${node.state}`} transform=${`translate(${place.x} ${place.y})`}>
-          <circle r=${busy} /><text y="38">${short(node.name, letters)}</text>
-          ${node.state !== "alive" && html`<text class="rtt" y="54">${STRINGS.states[node.state] ?? node.state}</text>`}
+          <title>${clean(node.name)}</title><circle r=${busy} /><text class=${anchor} x=${beside} y=${low + (more && beside ? 0 : beside ? 4 : 0)}>${cutInside(short(node.name, 80), letters)}</text>
+          ${more && html`<text class=${`rtt ${anchor}`} x=${beside} y=${low + (crowd ? 13 : 16)}>${more}</text>`}
         </g>`;
       })}
     </svg>
@@ -139,7 +145,8 @@ function Node({ node }) {
     ${!gone && html`<${Figures} node=${node} />`}
     ${!gone && node.memory.length > 0 && html`<${Memory} node=${node} />`}
     ${!gone && html`<${Models} node=${node} />`}
-    ${!gone && html`<p class="soft">${names.length ? T.sees(names.join(", ")) : T.seesNobody}${node.age_s > STALE_S ? ` · ${T.seen(duration(node.age_s))}` : ""}</p>`}
+    ${!gone && names.length > CROWD && html`<details class="soft"><summary>${T.seesMany(names.length)}</summary>${names.join(", ")}</details>`}
+    ${!gone && html`<p class="soft">${names.length > CROWD ? "" : names.length ? T.sees(names.join(", ")) : T.seesNobody}${node.age_s > STALE_S ? ` · ${T.seen(duration(node.age_s))}` : ""}</p>`}
   </article>`;
 }
 

@@ -123,6 +123,7 @@ export const STRINGS = {
       [time === null ? state : `${state} for ${time}`, why].filter(Boolean).join(": "),
     silent: "This node tells no more of itself: it is of an earlier version, or does not answer.",
     sees: (/** @type {string} */ names) => `Sees ${names}`,
+    seesMany: (/** @type {number} */ count) => `Sees ${count} other nodes`,
     seesNobody: "Sees no other node",
     findings: "What to do",
     aloneTitle: "This node is alone",
