@@ -1,4 +1,7 @@
-"""The page in a real browser, on three real nodes: `browser/page.test.mjs`, by Playwright and the system's Chromium."""
+"""The page in a real browser, by Playwright and the system's Chromium: `browser/page.test.mjs` on three real nodes.
+
+`browser/large.test.mjs` is on a real node that has nineteen peers with two hundred models each.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +18,25 @@ from typing import Any
 
 import pytest
 
+from tests.doubles.large_swarm import large_swarm
 from tests.doubles.npm_packages import npm_packages
 from tests.e2e.node_process import PROGRAM, NodeProcess, environment
 from tests.e2e.waiting import eventually
 
 HERE = Path(__file__).parent
 NAMES = {"kitchen": "demo", "study": "demo:b", "attic": "demo:c"}
-KEYS = {"attic": "sk-attic"}  # the others want none
 NAMED_KEYS = {"anna": "sk-of-anna", "ben": "sk-of-ben"}
 KEY_FILE = f"{NAMED_KEYS['anna']} name=anna requests_a_minute=2\n{NAMED_KEYS['ben']} name=ben tokens_a_day=1000000\n"
 BROWSER_S = 300.0  # 20 s alone
 MEET_S = 30.0
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def need_chromium() -> None:
+    """Skip where there is none."""
+    if CHROMIUM is None and "CI" not in os.environ:
+        pytest.skip("needs Chromium")
+    assert CHROMIUM is not None, "CI installs Chromium"
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +45,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, A
 
     They do not announce themselves: those of other tests that run now would be met on the loopback interface, and vote.
     """
-    if CHROMIUM is None and "CI" not in os.environ:
-        pytest.skip("needs Chromium")
-    assert CHROMIUM is not None, "CI installs Chromium"
+    need_chromium()
     folder = tmp_path_factory.mktemp("nodes")
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in NAMES]
@@ -51,7 +59,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, A
             stack.enter_context(
                 NodeProcess(
                     name, folder / name,
-                    arguments=("--host", "127.0.0.1", "--port", str(port), "--model", model, *peers, *keyed(name)),
+                    arguments=("--host", "127.0.0.1", "--port", str(port), "--model", model, *peers),
                 )
             )
             for (name, model), port in zip(NAMES.items(), ports, strict=True)
@@ -69,26 +77,14 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[dict[str, A
 
         asyncio.run(meet())
         yield [
-            {
-                "name": node.name,
-                "url": node.url,
-                "pid": node.pid,
-                "link": owner_link(node, folder / node.name),
-                "key": KEYS.get(node.name),
-            }
+            {"name": node.name, "url": node.url, "pid": node.pid, "link": owner_link(node, folder / node.name)}
             for node in running
         ] + [{"name": pantry.name, "url": pantry.url, "keys": NAMED_KEYS}]
 
 
-def keyed(name: str) -> tuple[str, ...]:
-    """The options of a node that wants a key of its clients; members need none."""
-    return ("--api-key", KEYS[name], "--open-federation") if name in KEYS else ()
-
-
 async def knows_all(node: NodeProcess) -> bool:
     """Whether a node sees the two others."""
-    key = ("--api-key", KEYS[node.name]) if node.name in KEYS else ()
-    told = await asyncio.to_thread(command, node, "status", "--url", node.url, "--json", *key)
+    told = await asyncio.to_thread(command, node, "status", "--url", node.url, "--json")
     return [peer["state"] for peer in told["peers"]] == ["alive"] * (len(NAMES) - 1)
 
 
@@ -106,16 +102,26 @@ def command(node: NodeProcess, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_the_page_in_a_browser(nodes: list[dict[str, Any]], tmp_path: Path) -> None:
-    place = tmp_path / "page"
+def browse(place: Path, tests: str, nodes: list[dict[str, Any]], keyed: dict[str, Any] | None = None) -> None:
+    """Run a file of tests, given these nodes, and perhaps one with keys."""
     shutil.copytree(HERE / "browser", place / "browser")
     (place / "node_modules").symlink_to(npm_packages(HERE / "package.json"))
     given = {
-        "SWARM_PAGE_NODES": json.dumps(nodes[:-1]), "SWARM_PAGE_KEYED": json.dumps(nodes[-1]),
-        "SWARM_CHROMIUM": str(CHROMIUM), "HOME": str(tmp_path),
+        "SWARM_PAGE_NODES": json.dumps(nodes), "SWARM_PAGE_KEYED": json.dumps(keyed),
+        "SWARM_CHROMIUM": str(CHROMIUM), "HOME": str(place),
     }  # fmt: skip
     ended = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", "browser/page.test.mjs"],
+        ["node", "--test", "--test-reporter=spec", f"browser/{tests}"],
         cwd=place, env={**os.environ, **given}, capture_output=True, text=True, timeout=BROWSER_S, check=False,
     )  # fmt: skip
     assert ended.returncode == 0, (ended.stdout + ended.stderr)[-8000:]
+
+
+def test_the_page_in_a_browser(nodes: list[dict[str, Any]], tmp_path: Path) -> None:
+    browse(tmp_path, "page.test.mjs", nodes[:-1], nodes[-1])
+
+
+async def test_a_large_swarm_in_a_browser(tmp_path: Path) -> None:
+    need_chromium()
+    async with large_swarm() as node:
+        await asyncio.to_thread(browse, tmp_path, "large.test.mjs", [{"name": node.name, "url": node.url}])

@@ -511,29 +511,38 @@ test("a node that does not answer is said, what is typed stays, and the page com
   );
 });
 
-test("a key that is wrong or ended is said, and so is a node that ends while its page is open", async () => {
+test("a key that is wrong or ended is said, with what to do", async () => {
   await withPage(
     "#/chat",
     async (page) => {
-      const key = page.getByRole("textbox", { name: "API key" });
-      await key.fill("sk-nobody");
+      await page.getByRole("textbox", { name: "API key" }).fill("sk-nobody");
       await page.getByRole("button", { name: "Use it" }).click();
       await page.getByRole("alert").getByText("The node does not know this key").waitFor();
-      await key.fill(NODES[2].key);
-      await page.getByRole("button", { name: "Use it" }).click();
+      await giveKey(page, KEYED.keys.ben);
       await page.getByRole("status").getByText("live").waitFor();
       await page.evaluate(() => sessionStorage.setItem("swarm.key", "sk-ended"));
       await page.getByLabel("Message", { exact: true }).fill("Do you know me?");
       await page.getByRole("button", { name: "Send" }).click();
       await page.getByRole("alert").getByText("this node does not know that API key").waitFor();
+      await page.getByLabel("Message", { exact: true }).fill("typed meanwhile");
       await page.getByRole("button", { name: "Use another key" }).click();
-      await key.fill(NODES[2].key);
-      await page.getByRole("button", { name: "Use it" }).click();
+      await giveKey(page, KEYED.keys.ben);
       await page.getByRole("button", { name: "Use another key" }).waitFor({ state: "detached" });
       await page.getByRole("button", { name: "Try again" }).click();
       await page.getByRole("button", { name: "Try again" }).waitFor({ state: "detached" });
       await page.getByRole("button", { name: "Answer again" }).waitFor();
+      assert.equal(await page.getByLabel("Message", { exact: true }).inputValue(), "typed meanwhile");
+    },
+    { node: KEYED, forgiven: UNKNOWN },
+  );
+});
+
+test("a node that ends while its page is open is said, and so is a question that nobody can answer", async () => {
+  await withPage(
+    "#/chat",
+    async (page) => {
       await page.getByRole("status").getByText("live").waitFor();
+      await page.getByLabel("Message", { exact: true }).waitFor();
       process.kill(NODES[2].pid, "SIGKILL");
       await page.getByText("This node does not answer").waitFor();
       await page.getByLabel("Message", { exact: true }).fill("Are you there?");
