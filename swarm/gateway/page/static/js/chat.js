@@ -6,7 +6,7 @@
 import { get } from "./api.js";
 import { ask } from "./asking.js";
 import { Ballot } from "./ballot.js";
-import { Button, Confirm, copyText, Dialog, Field, messageOf, NeedsRight, notify, Problem, Spinner } from "./components.js";
+import { Button, Confirm, copyText, Dialog, Field, messageOf, NeedsRight, notify, Problem, Search, Spinner, typed } from "./components.js";
 import {
   asJson,
   asMarkdown,
@@ -250,7 +250,7 @@ function Conversations({ onChoose }) {
   };
   return html`<div class="stack">
     <${Button} kind="main" onClick=${() => choose(begun(current.value.model))}>${T.start}<//>
-    ${all.value.length > 8 && html`<input type="search" aria-label=${T.find} placeholder=${T.find} value=${wanted} onInput=${(/** @type {any} */ event) => setWanted(event.target.value)} />`}
+    ${all.value.length > 8 && html`<${Search} label=${T.find} value=${wanted} onText=${setWanted} />`}
     <ul>
       ${shown.map(
         (one) => html`<li key=${one.id} class="row">
@@ -277,7 +277,7 @@ function Head({ onList, listed }) {
   const set = (/** @type {Partial<Conversation>} */ change) => put({ ...current.value, ...change });
   return html`<div class="row chat-head">
     <span class="only-phone"><${Button} expanded=${listed} onClick=${onList}>${T.conversations}<//></span>
-    <select aria-label=${T.model} value=${conversation.model} onChange=${(/** @type {any} */ event) => set({ model: event.target.value })} onFocus=${readModels}>
+    <select aria-label=${T.model} value=${conversation.model} onChange=${typed((model) => set({ model }))} onFocus=${readModels}>
       ${!known && html`<option value=${conversation.model}>${clean(conversation.model)}</option>`}
       ${models.value.map((model) => html`<option key=${model.id} value=${model.id}>${short(model.id, 60)}${model.state && model.state !== "ready" ? ` (${STRINGS.states[model.state] ?? model.state})` : ""}</option>`)}
     </select>
@@ -289,7 +289,7 @@ function Head({ onList, listed }) {
 /** @param {{onClose: () => void, set: (change: Partial<Conversation>) => void}} props */
 function Settings({ onClose, set }) {
   const conversation = current.value;
-  const numberOf = (/** @type {any} */ event) => (event.target.value === "" ? null : Number(event.target.value));
+  const numberOf = (/** @type {string} */ text) => (text === "" ? null : Number(text));
   const save = (/** @type {string} */ text, /** @type {string} */ name, /** @type {string} */ type) => {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type }));
@@ -309,9 +309,9 @@ function Settings({ onClose, set }) {
   };
   return html`<${Dialog} title=${T.settings} onClose=${onClose}>
     <div class="stack">
-      <${Field} label=${T.system}>${(/** @type {string} */ id) => html`<textarea id=${id} rows="4" value=${conversation.system} onInput=${(/** @type {any} */ event) => set({ system: event.target.value })}></textarea>`}<//>
-      <${Field} label=${T.temperature} hint=${T.temperatureHint}>${(/** @type {string} */ id) => html`<input id=${id} type="number" min="0" max="2" step="0.1" value=${conversation.temperature ?? ""} onInput=${(/** @type {any} */ event) => set({ temperature: numberOf(event) })} />`}<//>
-      <${Field} label=${T.votes} hint=${T.votesHint}>${(/** @type {string} */ id) => html`<input id=${id} type="number" min="1" max="32" step="1" value=${conversation.votes ?? ""} onInput=${(/** @type {any} */ event) => set({ votes: numberOf(event) })} />`}<//>
+      <${Field} label=${T.system}>${(/** @type {string} */ id) => html`<textarea id=${id} rows="4" value=${conversation.system} onInput=${typed((system) => set({ system }))}></textarea>`}<//>
+      <${Field} label=${T.temperature} hint=${T.temperatureHint}>${(/** @type {string} */ id) => html`<input id=${id} type="number" min="0" max="2" step="0.1" value=${conversation.temperature ?? ""} onInput=${typed((text) => set({ temperature: numberOf(text) }))} />`}<//>
+      <${Field} label=${T.votes} hint=${T.votesHint}>${(/** @type {string} */ id) => html`<input id=${id} type="number" min="1" max="32" step="1" value=${conversation.votes ?? ""} onInput=${typed((text) => set({ votes: numberOf(text) }))} />`}<//>
       <div class="row">
         <${Button} onClick=${() => save(asMarkdown(conversation), `${name}.md`, "text/markdown")}>${T.exportMarkdown}<//>
         <${Button} onClick=${async () => save(asJson(conversation, await readPictures(picturesOf(conversation))), `${name}.json`, "application/json")}>${T.exportJson}<//>
@@ -370,7 +370,7 @@ function OneTurn({ turn, at, last, unsent }) {
   if (turn.role === "user") {
     return html`<article class=${`turn user ${unsent ? "unsent" : ""}`} aria-label=${T.you}>
       ${unsent && html`<small>${T.unsent}</small>`}
-      ${edited === null ? html`<p class="said">${clean(turn.content)}</p>` : html`<textarea aria-label=${T.edit} rows="4" value=${edited} onInput=${(/** @type {any} */ event) => setEdited(event.target.value)}></textarea>`}
+      ${edited === null ? html`<p class="said">${clean(turn.content)}</p>` : html`<textarea aria-label=${T.edit} rows="4" value=${edited} onInput=${typed(setEdited)}></textarea>`}
       ${turn.images?.map((name, number) => html`<${Picture} key=${name} name=${name} at=${number + 1} />`)}
       <div class="row actions">
         ${

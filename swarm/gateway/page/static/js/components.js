@@ -145,16 +145,17 @@ export function Field({ label, hint, children }) {
   return html`<div class="field"><label for=${id}>${label}</label>${children(id, hintId)}${hint && html`<small id=${hintId}>${hint}</small>`}</div>`;
 }
 
+/** What an input calls with each text that is typed. @param {(text: string) => void} call */
+export const typed = (call) => (/** @type {any} */ event) => call(event.target.value);
+
 /** Words to find something by. @param {{label: string, value: string, onText: (text: string) => void}} props */
 export function Search({ label, value, onText }) {
-  return html`<input type="search" aria-label=${label} placeholder=${label} value=${value} onInput=${(/** @type {any} */ { target }) => onText(target.value)} />`;
+  return html`<input type="search" aria-label=${label} placeholder=${label} value=${value} onInput=${typed(onText)} />`;
 }
 
 /** One of several values, each with its words. @param {{label: string, value: string | number, of: [string | number, string][], onChoice: (value: string) => void}} props */
 export function Choice({ label, value, of, onChoice }) {
-  return html`<${Field} label=${label}>${(
-    /** @type {string} */ id,
-  ) => html`<select id=${id} value=${value} onChange=${(/** @type {any} */ { target }) => onChoice(target.value)}>
+  return html`<${Field} label=${label}>${(/** @type {string} */ id) => html`<select id=${id} value=${value} onChange=${typed(onChoice)}>
     ${of.map(([one, words]) => html`<option key=${one} value=${one}>${clean(words)}</option>`)}
   </select>`}<//>`;
 }

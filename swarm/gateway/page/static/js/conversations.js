@@ -19,7 +19,7 @@ export function begun(model) {
 }
 
 /** Also where the page did not come over TLS, where browsers have no randomUUID. */
-function newId() {
+export function newId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => byte.toString(36).padStart(2, "0")).join("");
 }
 

@@ -1,7 +1,7 @@
 // @ts-check
 /** The page: a header with the screens, the screen that the address names (#/chat), and how the connection stands. */
 import { onRefused, setKey } from "./api.js";
-import { askForKey, Badge, Button, Dialog, Field, keyDialog, notify, Problem, Toasts } from "./components.js";
+import { askForKey, Badge, Button, Dialog, Field, keyDialog, notify, Problem, Toasts, typed } from "./components.js";
 import { clean, since } from "./format.js";
 import { placeOf } from "./places.js";
 import { endOwner, redeemLink, refreshRights, rights, useApiKey } from "./rights.js";
@@ -137,7 +137,7 @@ function KeyDialog() {
   return html`<${Dialog} title=${T.key} onClose=${close}>
     <form class="stack" onSubmit=${use}>
       <${Field} label=${T.key} hint=${T.keyHint}>${(/** @type {string} */ id, /** @type {string} */ hint) =>
-        html`<input id=${id} aria-describedby=${hint} type="password" autocomplete="off" value=${key} onInput=${(/** @type {any} */ event) => setTyped(event.target.value)} />`}<//>
+        html`<input id=${id} aria-describedby=${hint} type="password" autocomplete="off" value=${key} onInput=${typed(setTyped)} />`}<//>
       <${Problem} message=${problem} />
       <footer class="row"><${Button} kind="main" type="submit">${T.useThisKey}<//><${Button} onClick=${forget}>${T.forgetKey}<//></footer>
     </form>

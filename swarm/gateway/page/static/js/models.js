@@ -1,7 +1,21 @@
 // @ts-check
 /** What lies on a node's disk, what would fit there, and loading, unloading, keeping and fetching it. */
 import { get, post } from "./api.js";
-import { Badge, Bar, Button, Choice, Confirm, messageOf, NeedsRight, notify, Problem, Search, Spinner, Table } from "./components.js";
+import {
+  Badge,
+  Bar,
+  Button,
+  Choice,
+  Confirm,
+  messageOf,
+  NeedsRight,
+  notify,
+  Problem,
+  Search,
+  Spinner,
+  Table,
+  typed,
+} from "./components.js";
 import { bytes, clean, duration, number, percent, short } from "./format.js";
 import { rights } from "./rights.js";
 import { parts, useParts } from "./store.js";
@@ -194,7 +208,7 @@ function Fetch({ node, fit, where }) {
       event.preventDefault();
       if (name.trim()) void pull(name.trim());
     }}>
-      <input class="grow" aria-label=${T.name} placeholder=${T.namePlace} value=${name} onInput=${(/** @type {any} */ event) => setName(event.target.value)} />
+      <input class="grow" aria-label=${T.name} placeholder=${T.namePlace} value=${name} onInput=${typed(setName)} />
       <${Button} kind="main" type="submit" disabled=${!name.trim()}>${T.pull}<//>
     </form>
     <${Problem} message=${problem} />

@@ -1,6 +1,6 @@
 // @ts-check
 /** The swarm at a glance: who sees whom, each node with its memory, models and load, and what to do about what is wrong. */
-import { Badge, Bar, Button, CopyButton, Empty, Lock, NeedsRight, Spinner } from "./components.js";
+import { Badge, Bar, Button, CopyButton, Empty, Lock, NeedsRight, Search, Spinner } from "./components.js";
 import { bytes, clean, counted, duration, ms, number, percent, short, since } from "./format.js";
 import { connection, parts } from "./store.js";
 import { STRINGS } from "./strings.js";
@@ -37,10 +37,7 @@ export function Screen() {
   return html`<div class="stack">
     <${Findings} findings=${findings} />
     ${nodes.length > 1 ? html`<${Topology} nodes=${nodes} />` : html`<${Alone} node=${nodes[0]} />`}
-    ${
-      nodes.length > 6 &&
-      html`<input type="search" aria-label=${T.findNode} placeholder=${T.findNode} value=${wanted} onInput=${(/** @type {any} */ event) => setWanted(event.target.value)} />`
-    }
+    ${nodes.length > 6 && html`<${Search} label=${T.findNode} value=${wanted} onText=${setWanted} />`}
     <div class="grid">${found.map((node) => html`<${Kept} key=${node.id} node=${node} />`)}</div>
   </div>`;
 }
@@ -213,7 +210,7 @@ function Models({ node }) {
   const shown = open ? found.slice(0, 200) : found.slice(0, FOLDED);
   if (node.models.length === 0) return html`<${Empty}>${T.noModels}<//>`;
   return html`<div class="stack">
-    ${open && node.models.length > 10 && html`<input type="search" aria-label=${T.find} placeholder=${T.find} value=${wanted} onInput=${(/** @type {any} */ event) => setWanted(event.target.value)} />`}
+    ${open && node.models.length > 10 && html`<${Search} label=${T.find} value=${wanted} onText=${setWanted} />`}
     <ul aria-label=${T.models}>${shown.map((model) => html`<${Model} key=${model.id} model=${model} />`)}</ul>
     ${
       node.models.length > FOLDED &&

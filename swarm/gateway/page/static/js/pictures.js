@@ -3,6 +3,7 @@
  * Pictures for a model that sees: made small enough in the browser, as data URLs. Conversations name them (`picture:…`); they lie in this
  * browser's IndexedDB, which has room where local storage has none, or, where it takes none, in this tab until it is closed.
  */
+import { newId } from "./conversations.js";
 import { signal } from "./ui.js";
 
 const LONGEST_PX = 1344; // what models with eyes are shown at most
@@ -35,8 +36,7 @@ export async function shrunk(file) {
 /** Keep a picture. @param {string} url a data URL @returns {string} its name: what is no data URL is one, or names nothing */
 export function hold(url) {
   if (!url.startsWith("data:image/")) return url;
-  const random = Array.from(crypto.getRandomValues(new Uint8Array(9)), (byte) => byte.toString(36).padStart(2, "0")).join("");
-  const name = `picture:${Date.now().toString(36)}-${random}`;
+  const name = `picture:${Date.now().toString(36)}-${newId()}`;
   know(name, url);
   const done = change("readwrite", (table) => table.put(url, name)).then(
     () => true,

@@ -42,7 +42,6 @@ export const STRINGS = {
     linkOpened: "This page is the owner's now.",
     notLoaded: (/** @type {string} */ why) => `this screen could not be loaded: ${why}`,
     broken: "This screen failed",
-    nav: "Menu",
   },
   components: {
     close: "Close",
@@ -133,7 +132,6 @@ export const STRINGS = {
     try: "Talk to it",
     version: (/** @type {string} */ version) => `version ${version}`,
     findNode: "Find a node",
-    search: "Search",
   },
   chat: {
     title: "Chat",
