@@ -3,7 +3,7 @@
  * Markdown as elements. `marked` only reads: what it finds becomes elements here, so no HTML of a model is ever HTML. Pure, but for the
  * colours of code, whose languages are loaded when they are needed.
  */
-import { marked } from "../vendor/marked.js";
+import { Lexer } from "../vendor/marked.js";
 import { Button, copyText, notify } from "./components.js";
 import { clean } from "./format.js";
 import { STRINGS } from "./strings.js";
@@ -31,7 +31,7 @@ export function safeAddress(address) {
 /** The blocks of a text. @param {string} text */
 export function blocks(text) {
   try {
-    return marked.lexer(text, { gfm: true, breaks: true });
+    return Lexer.lex(text, { gfm: true, breaks: true });
   } catch {
     return [{ type: "paragraph", raw: text, tokens: [{ type: "text", raw: text, text }] }]; // nested too deeply for its reader
   }

@@ -1,1 +1,1 @@
-export * from "marked";
+export { Lexer } from "marked";
