@@ -152,7 +152,7 @@ test("votes that were held are listed, and one opens in full", async () => {
   await withPage("#/votes", async (page) => {
     await page.getByRole("cell", { name: "consensus" }).first().waitFor();
     const agreements = await page.locator("tbody .bar").count(); // not every vote came to an end
-    const dots = await page.getByRole("figure").filter({ hasText: "Agreement over time" }).locator(".dots").getAttribute("d");
+    const dots = await page.getByRole("figure").filter({ hasText: "Agreement over time" }).locator(".dots.look1").getAttribute("d");
     assert.equal(dots.split("M").length - 1, agreements);
     await page.getByLabel("Outcome").selectOption("consensus");
     await page.getByLabel("Find a model, a voter or an id").fill("nobody has this name");

@@ -41,9 +41,6 @@ export function runsOf(at, values, top) {
   return runs.filter((run) => run.length > 0);
 }
 
-/** A path along the runs, or a dot for each point. @param {string[][]} runs @param {boolean} dots */
-const pathOf = (runs, dots) => (dots ? runs.flat().map((point) => [point]) : runs).map((run) => `M${run.join("L")}h0`).join("");
-
 const timeOf = (/** @type {number} */ seconds) => clock(seconds * 1000, false);
 
 /** The axis of the last hour. Pure. @param {number[]} minutes Unix time */
@@ -88,11 +85,14 @@ export function Plot({ title, at, marks, lines, most = 0, bars = false }) {
     <svg viewBox=${`0 0 ${WIDTH} ${HEIGHT}`} aria-hidden="true">
       ${ticks.map((tick) => html`<line class="grid" x1=${EDGE.left} x2=${WIDTH - EDGE.right} y1=${yOf(tick / top)} y2=${yOf(tick / top)} /><text x=${EDGE.left - 6} y=${yOf(tick / top) + 4} text-anchor="end">${number(tick, 2)}</text>`)}
       ${marks.map((mark, place) => html`<text x=${xOf(place / 2)} y=${HEIGHT - 4} text-anchor=${["start", "middle", "end"][place]}>${mark}</text>`)}
-      ${lines.map((line, place) =>
-        bars
-          ? html`<path class=${`bars look${(line.look ?? place) % LOOKS}`} stroke-width=${(WIDE / at.length) * 0.7} d=${barsOf(place)} />`
-          : html`<path class=${`${line.dots ? "dots" : "line"} look${(line.look ?? place) % LOOKS}`} d=${pathOf(runsOf(at, line.values, top), line.dots ?? false)} />`,
-      )}
+      ${lines.map((line, place) => {
+        const look = `look${(line.look ?? place) % LOOKS}`;
+        if (bars) return html`<path class=${`bars ${look}`} stroke-width=${(WIDE / at.length) * 0.7} d=${barsOf(place)} />`;
+        const runs = runsOf(at, line.values, top);
+        const dots = runs.filter((run) => line.dots || run.length === 1).flat();
+        return html`<path class=${`line ${look}`} d=${line.dots ? "" : runs.map((run) => `M${run.join("L")}`).join("")} />
+          <path class=${`dots ${look}`} d=${dots.map((point) => `M${point}h0`).join("")} />`;
+      })}
     </svg>
     <ul class="legend">${lines.map((line, place) => html`<li><i class=${`look${(line.look ?? place) % LOOKS}`}></i>${line.label}</li>`)}</ul>
   </figure>`;
