@@ -24,7 +24,6 @@ from swarm.commands.output import (
 )
 from swarm.errors import SetupError
 from swarm.quantities import left_words
-from swarm.registry.file_hashes import WorkStopped
 from swarm.registry.model_memory import size_text
 
 REDRAW_S = 0.2  # of the progress line in a terminal
@@ -122,6 +121,8 @@ def _typed(prompt: str, stop: threading.Event) -> str:
     say(prompt, end="")
     while not select.select([sys.stdin], [], [], LOOK_S)[0]:
         if stop.is_set():
+            from swarm.registry.file_hashes import WorkStopped  # loads what no command needs that only draws
+
             raise WorkStopped
     line = os.read(sys.stdin.fileno(), MAX_ANSWER_BYTES)
     if not line:
