@@ -93,6 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     """`swarm` without a command: run a node until it is stopped; 0 is a clean stop."""
     if sys.platform == "win32":  # its event loop has no signal handlers, and cannot accept from a socket of our own
         raise SetupError("a node does not run on Windows itself: run it in WSL 2 (`wsl --install`; README.md)")
+    from swarm.commands.live_part import live_part
     from swarm.commands.terminal import Terminal
     from swarm.node.run import end_process, serve
     from swarm.node.settings import ENVIRONMENT, NAMES, make_settings
@@ -102,7 +103,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.pop(ENVIRONMENT["api_key"], None)  # no process that this one starts has business with it
     set_up_logging(settings.log_level, complain, settings.log_format)
     with in_background():
-        serve(settings, Terminal())
+        serve(settings, Terminal(None if settings.plain else live_part()))
     end_process()
     return OK
 

@@ -22,6 +22,7 @@ from swarm.errors import SwarmError
 from swarm.evaluation.questions import Problem
 from swarm.evaluation.samples import Sample, SampleKey, sampling_seed
 from swarm.generation import FinishReason, Frozen, ToolCall, Usage
+from swarm.node.console import NodeNow
 from swarm.node.node import Node
 from swarm.node.settings import make_settings
 
@@ -207,6 +208,13 @@ class Silent:
     """The console of a node without a user: shows nothing, chooses the first."""
 
     can_ask = False
+    can_show = False
+
+    def show(self, now: NodeNow) -> None:
+        """Shows nothing."""
+
+    def ends(self) -> None:
+        """Shows nothing."""
 
     def say(self, line: str) -> None:
         """Shows nothing."""

@@ -160,8 +160,8 @@ def _add_upstream(group: Any) -> None:
         "--upstream-mode",
         choices=UPSTREAM_MODES,
         metavar="MODE",
-        help="fallback: asked where no node can answer (default); voter: also votes on requests for `swarm`; "
-        "only: answers everything, no local model is loaded",
+        help="fallback: asked where no node can answer (default); voter: votes, "
+        "too, on `swarm`; only: answers all, no model here",
     )
     group.add_argument("--upstream-model", metavar="NAME", help="model to ask there for `swarm` (default: its first)")
     group.add_argument("--upstream-slots", type=int, metavar="N", help=f"requests at once (default {DEFAULT_SLOTS})")
@@ -177,6 +177,7 @@ def _add_general(group: Any) -> None:
         "--log-format", choices=("text", "json"), metavar="FORMAT",
         help="text (default) or json: an object a line",
     )  # fmt: skip
+    group.add_argument("--plain", action="store_true", help="on a terminal, too, lines only: no live part")
 
 
 def read_line(parser: Parser, words: Sequence[str]) -> argparse.Namespace:

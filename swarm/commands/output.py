@@ -4,12 +4,14 @@ Most of what is shown holds the words of others: names, answers, errors. They ar
 characters. The few escape sequences that this program draws with go through `draw`, which removes all others.
 
 A standard stream may be closed, full, or a terminal whose user pressed Ctrl-S. A command whose output is lost ends
-(`OutputLost`). A node serves others: it writes `in_background`, where nothing fails and nothing waits.
+(`OutputLost`). A node serves others: it writes `in_background`, where nothing fails and nothing waits; there something
+may stand below all that is written (`stand_below`).
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -20,7 +22,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
-from typing import Final, TextIO
+from typing import Final, Protocol, TextIO
 
 from federation.printable_text import TextCleaner, clean_text, one_line
 from swarm.errors import SetupError
@@ -84,18 +86,23 @@ class Stream:
 
 def draw(out: TextIO, painted: str) -> None:
     """Write lines with this program's own escape sequences; all others are removed."""
+    _screen.write(out, clean_painted(painted), drawn=True)
+
+
+def clean_painted(painted: str) -> str:
+    """Lines without control characters, but for this program's own escape sequences."""
     parts: list[str] = []
     done = 0
     for own in _OWN.finditer(painted):
         parts += [clean_text(painted[done : own.start()]), own[0]]
         done = own.end()
     parts.append(clean_text(painted[done:]))
-    _screen.write(out, "".join(parts), drawn=True)
+    return "".join(parts)
 
 
 def show_progress(out: TextIO, line: str) -> None:
     """Replace the last line of a terminal with `line`; the next text of any kind begins below it. Never fails."""
-    if _screen.above is not None or _screen.held_up:
+    if _screen.above is not None or _screen.has_below or _screen.held_up:
         return  # what is drawn there says it; or the terminal takes nothing now, and the next line says more
     with suppress(OutputLost):
         draw(out, f"\r\x1b[K{line}")
@@ -165,6 +172,36 @@ class _Screen:
     def held_up(self) -> bool:
         return self._background is not None and self._background.held_up
 
+    @property
+    def has_below(self) -> bool:
+        return self._background is not None and self._background.below is not None
+
+    def stand_below(self, below: Below | None) -> None:
+        if self._background is not None:
+            self.write(sys.stdout, "")  # ends a line of progress
+            self._background.stand_below(below)
+
+    def look_below(self) -> None:
+        if self._background is not None:
+            self._background.look_below()
+
+
+class Below(Protocol):
+    """What stands at the end of a terminal, below all that is written. Asked in the thread that writes."""
+
+    @property
+    def out(self) -> TextIO:
+        """The terminal."""
+        ...
+
+    def around(self, text: str) -> str:
+        """What to write so that `text`, which may be empty, stands above it; nothing where nothing has changed."""
+        ...
+
+    def erased(self) -> str:
+        """What to write so that it stands there no longer."""
+        ...
+
 
 class _Background:
     """A thread that writes what is added; where it is held up for long, later texts are left out, and counted."""
@@ -173,6 +210,8 @@ class _Background:
         self._waiting: deque[tuple[TextIO, str]] = deque()
         self._left_out = 0
         self._over = False
+        self._looks = False
+        self.below: Below | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="output", daemon=True)
         self._thread.start()
@@ -199,15 +238,48 @@ class _Background:
         self._thread.join(SHOW_S)
         return not self._thread.is_alive()
 
+    def stand_below(self, below: Below | None) -> None:
+        with self._changed:
+            self.below = below
+        self.look_below()
+
+    def look_below(self) -> None:
+        with self._changed:
+            self._looks = True
+            self._changed.notify()
+
     def _run(self) -> None:
+        stands: Below | None = None
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._over)
-                if not self._waiting:
+                self._changed.wait_for(lambda: self._waiting or self._looks or self._over)
+                if not self._waiting and not self._looks:
                     return
-                out, clean = self._waiting.popleft()
+                self._looks = False
+                below, out, clean = self.below, None, ""
+                if self._waiting:
+                    out, clean = self._waiting.popleft()
+                    while self._waiting and below is not None and self._waiting[0][0] is out:
+                        clean += self._waiting.popleft()[1]
+            if stands is not None and stands is not below:
+                with suppress(OutputLost):
+                    write_now(stands.out, stands.erased())
+            stands = below
             with suppress(OutputLost):
-                write_now(out, clean)
+                if out is not None and (below is None or not same_terminal(out, below.out)):
+                    write_now(out, clean)
+                    clean = ""
+            if below is not None and (framed := self._framed(below, clean)):
+                with suppress(OutputLost):
+                    write_now(below.out, framed)
+
+    def _framed(self, below: Below, clean: str) -> str:
+        try:
+            return below.around(clean)
+        except Exception:
+            self.below = None
+            logging.getLogger(__name__).exception("what stands below the lines of this node cannot be drawn")
+            return clean
 
 
 _screen = _Screen()
@@ -216,6 +288,21 @@ _screen = _Screen()
 def in_background() -> AbstractContextManager[None]:
     """While the block runs, what is written comes out a little later: it never fails, and nobody waits for it."""
     return _screen.in_background()
+
+
+def same_terminal(out: TextIO, other: TextIO) -> bool:
+    """Whether two streams are one terminal."""
+    return is_terminal(out) and (out is other or os.fstat(out.fileno()).st_rdev == os.fstat(other.fileno()).st_rdev)
+
+
+def stand_below(below: Below | None) -> None:
+    """From now on this stands below all that is written in the background to its terminal. Never waits."""
+    _screen.stand_below(below)
+
+
+def look_below() -> None:
+    """What stands below may have changed. Never waits."""
+    _screen.look_below()
 
 
 def above_drawing(write_above: Callable[[str], None]) -> AbstractContextManager[None]:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from swarm.commands.output import (
     OutputLost,
@@ -26,6 +26,10 @@ from swarm.errors import SetupError
 from swarm.quantities import left_words
 from swarm.registry.model_memory import size_text
 
+if TYPE_CHECKING:
+    from swarm.commands.live_part import LivePart
+    from swarm.node.console import NodeNow
+
 REDRAW_S = 0.2  # of the progress line in a terminal
 LOOK_S = 0.1  # between two looks whether an answer is still wanted: Ctrl-C seems to work at once
 MAX_ANSWER_BYTES = 1024  # of a line typed
@@ -34,10 +38,14 @@ FALLBACK_SIZE = os.terminal_size((80, 24))  # where a terminal does not tell its
 
 
 class Terminal:
-    """A node's console on standard output. In a file or pipe progress is one line per tenth."""
+    """A node's console on standard output. In a file or pipe progress is one line per tenth.
 
-    def __init__(self) -> None:
+    `part` is what stands below the node's lines, where somebody looks at it.
+    """
+
+    def __init__(self, part: LivePart | None = None) -> None:
         self._live = is_terminal(sys.stdout)
+        self._part = part
         self._drawn_at = 0.0
         self._started_at = 0.0
         self._first_bytes = 0
@@ -75,12 +83,25 @@ class Terminal:
         """Whether somebody may look at it now: lines of progress are replaced there."""
         return self._live
 
+    @property
+    def can_show(self) -> bool:
+        return self._part is not None and self._part.can_stand
+
+    def show(self, now: NodeNow) -> None:
+        if self._part is not None:
+            self._part.show(now)
+
+    def ends(self) -> None:
+        if self._part is not None:
+            self._part.end()
+
     def loading(self, line: str, share: float | None = None) -> None:
         if self._live:
             show_share(sys.stdout, line, share)
 
     def interrupted(self) -> None:
-        interrupted()
+        if self._part is None or not self._part.hides_keys:  # else the terminal shows no keys, and no `^C`
+            interrupted()
 
     @property
     def can_ask(self) -> bool:

@@ -36,6 +36,8 @@ from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
 from swarm.gateway.http.page_access import PageAccess
+from swarm.gateway.observing.changes import CHANGES
+from swarm.gateway.observing.endpoints import VIEW
 from swarm.gateway.observing.findings import Trouble, disk_trouble, gpu_trouble, memory_trouble
 from swarm.gateway.observing.node_states import PoolNow
 from swarm.gateway.observing.usage_file import USAGE_FILE
@@ -47,6 +49,7 @@ from swarm.node.engines import NodeEngines
 from swarm.node.files import bring, keeping_hashed, make_files
 from swarm.node.folder import hold_folder
 from swarm.node.leaving import CUT_S, leave
+from swarm.node.live import showing
 from swarm.node.model_choice import ChosenModel, choose_models, context_words, model_store
 from swarm.node.models import NodeModels, compute_threads
 from swarm.node.settings import Settings
@@ -199,6 +202,7 @@ class Node:
         self.pool.subscribe(news.show)
         await self._load_models()
         news.aloud = True
+        await self._stack.enter_async_context(showing(self._console, self._app[VIEW], self._app[CHANGES]))
 
     def _trust_service(self, client: PeerClient) -> TrustService:
         setup, settings = self.setup, self.settings
@@ -255,6 +259,7 @@ class Node:
             trust_commands=lambda: self._trust,
             shelf=NodeShelf(self.settings, nearby, lambda: self.models, self._looked),
         )
+        self._app = app
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=CUT_S
         )

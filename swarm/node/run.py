@@ -36,6 +36,7 @@ async def run_node(settings: Settings, console: Console) -> None:
     def on_signal(number: int) -> None:
         if number == signal.SIGINT:
             console.interrupted()
+        console.ends()
         if stop.is_set():
             os._exit(1)
         faulthandler.dump_traceback_later(GONE_S, exit=True)  # code 1, after telling what each thread was doing

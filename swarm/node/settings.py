@@ -150,6 +150,7 @@ class Settings:
     data_dir: ExpandedPath | None = None
     log_level: LogLevel = "warning"
     log_format: LogFormat = "text"
+    plain: bool = False
     config: Path | None = None
 
     @field_validator("strategy")
@@ -219,7 +220,7 @@ NAMES = tuple(setting.name for setting in fields(Settings) if setting.name != "c
 SEVERAL = tuple(setting.name for setting in fields(Settings) if setting.default == ())
 BY_OWN_NAME = (
     "api_key", "api_key_file", "admin_key_file", "open_federation", "allow_host", "allow_origin", "answer_any_model",
-    "record", "data_dir", "engines_dir", "llama_server", "log_format",
+    "record", "data_dir", "engines_dir", "llama_server", "log_format", "plain",
 )  # fmt: skip
 ENVIRONMENT = {name: f"SWARM_{name.upper()}" for name in BY_OWN_NAME} | {"upstream": URL_VARIABLE}
 SECRET = frozenset({"api_key"})  # no message repeats their values

@@ -39,7 +39,7 @@ VALUES = {
     "--vote-stream": ("buffer",),
     "--upstream": ("http://127.0.0.1:9",), "--upstream-mode": ("only",), "--upstream-model": ("m",),
     "--upstream-slots": ("2",), "--config": ("file.toml",), "--data-dir": ("elsewhere",), "--log-level": ("debug",),
-    "--log-format": ("json",),
+    "--log-format": ("json",), "--plain": (),
 }  # fmt: skip
 TAKES: dict[tuple[str, ...], set[str]] = {
     ("status",): {"--api-key"},
