@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS: Final = 8
 LEAST_TERMINAL_ROWS: Final = 6  # below it there is no room for lines and a part that stands
+CARRIAGE_RETURN: Final = "\r"
 UNDER: Final = 3  # one row in so many of the terminal
 
 
@@ -143,9 +144,9 @@ class LivePart:
 
     def erased(self) -> str:
         """What takes it away."""
-        up = self._up(terminal_size(self.out).columns) if has_terminal(self.out) else ""
+        up = self._up(terminal_size(self.out).columns)
         self._drawn = []
-        return f"{up}\x1b[J" if up else ""
+        return f"{up or CARRIAGE_RETURN}\x1b[J" if has_terminal(self.out) else ""  # a `^C` that was shown goes, too
 
     def _up(self, columns: int) -> str:
         """To the first column of its first row: a terminal that was made narrower has wrapped its lines."""

@@ -160,8 +160,7 @@ def _add_upstream(group: Any) -> None:
         "--upstream-mode",
         choices=UPSTREAM_MODES,
         metavar="MODE",
-        help="fallback: asked where no node can answer (default); voter: votes, "
-        "too, on `swarm`; only: answers all, no model here",
+        help="fallback: where no node can answer (default); voter: votes on `swarm`, too; only: no local model",
     )
     group.add_argument("--upstream-model", metavar="NAME", help="model to ask there for `swarm` (default: its first)")
     group.add_argument("--upstream-slots", type=int, metavar="N", help=f"requests at once (default {DEFAULT_SLOTS})")

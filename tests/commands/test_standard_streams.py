@@ -214,7 +214,17 @@ def test_lines_of_many_threads_are_whole(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 async def test_nothing_is_glued_to_the_c_of_ctrl_c(tmp_path: Path) -> None:
-    options = ("--model", "demo", "--port", "0", "--data-dir", str(tmp_path / "data"), "--log-level", "debug")
+    options = (
+        "--plain",
+        "--model",
+        "demo",
+        "--port",
+        "0",
+        "--data-dir",
+        str(tmp_path / "data"),
+        "--log-level",
+        "debug",
+    )
     async with at_a_terminal(tmp_path, *options) as me:
         await me.sees("\nready: ")
         me.type(CTRL_C)
