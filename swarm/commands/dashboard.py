@@ -379,11 +379,12 @@ def computed(model: OwnModel) -> str:
 def request_columns() -> list[Column[RequestEntry]]:
     """What is told of each request in progress."""
     return [
-        Column("MODEL", 10, 0, lambda one: words(one.model or "-"), most=30),
+        Column("MODEL", 12, 0, lambda one: words(one.model or "-"), most=30),
         Column("STATE", 7, 2, lambda one: words(one.state, "green" if one.state == "running" else "yellow")),
         Column("SINCE", 8, 3, lambda one: Text(lasting(one.running_s)), right=True),
-        Column("KEY", 14, 4, lambda one: words(one.key or ("a node" if one.from_ == "node" else "-"))),
-        Column("ASKED AT", 24, 5, lambda one: words(one.path, "dim")),
+        Column("TOKENS", 6, 4, lambda one: dim("-") if one.tokens is None else Text(str(one.tokens)), right=True),
+        Column("KEY", 14, 5, lambda one: words(one.key or ("a node" if one.from_ == "node" else "-"))),
+        Column("ASKED AT", 22, 6, lambda one: words(one.path, "dim")),
     ]
 
 

@@ -79,7 +79,8 @@ def request_line(request: RequestEntry) -> Text:
     """One request in progress, from whom by the name of its key."""
     state = Text(f"{request.state} {lasting(request.running_s)}", "green" if request.state == "running" else "yellow")
     whose = words(request.key or ("a node" if request.from_ == "node" else "a client"))
-    return joined([words(request.model or "-"), state, whose, words(request.path, "dim")])
+    came = [] if request.tokens is None else [Text(f"{request.tokens} tokens")]
+    return joined([words(request.model or "-"), state, *came, whose, words(request.path, "dim")])
 
 
 def peer_line(peer: PeerEntry, changes: Sequence[ChangeEntry]) -> Text:

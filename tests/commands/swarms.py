@@ -82,7 +82,7 @@ def request_entry(number: int, **given: Any) -> dict[str, Any]:
     """A request that runs."""
     return {
         "id": f"r{number}", "path": "/v1/chat/completions", "from": "client", "key": "anna", "model": "qwen3:4b",
-        "state": "running", "running_s": 12.3 + number, **given,
+        "state": "running", "tokens": 96, "running_s": 12.3 + number, **given,
     }  # fmt: skip
 
 

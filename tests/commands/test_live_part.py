@@ -39,6 +39,7 @@ def now_of(
         key="anna",
         model="qwen3:4b",
         state="running",
+        tokens=96,
         running_s=12.4,
     )
     return NodeNow(
@@ -67,8 +68,8 @@ def lines(now: NodeNow, columns: int = 79, rows: int = 8) -> list[str]:
             [
                 "── node-0 · ok · 1 peer · 2 running · 31.5 tok/s ──",
                 "  model      qwen3:4b · ready · 2 of 4 slots free · 31.5 tok/s",
-                "  request    qwen3:4b · running 12 s · anna · /v1/chat/completions",
-                "  request    qwen3:4b · running 12 s · anna · /v1/chat/completions",
+                "  request    qwen3:4b · running 12 s · 96 tokens · anna · /v1/chat/completions",
+                "  request    qwen3:4b · running 12 s · 96 tokens · anna · /v1/chat/completions",
                 "  peer       node-1 · alive · 2.2 ms · demo",
             ],
         ),
@@ -79,7 +80,7 @@ def lines(now: NodeNow, columns: int = 79, rows: int = 8) -> list[str]:
                 "  model      m0 · ready · 4 of 4 slots free",
                 "  model      m1 · ready · 4 of 4 slots free",
                 "  model      … and 7 more",
-                "  request    qwen3:4b · running 12 s · anna · /v1/chat/completions",
+                "  request    qwen3:4b · running 12 s · 96 tokens · anna · /v1/chat/completions",
                 "  request    … and 8 more",
                 "  peer       node-1 · alive · 2.2 ms · demo",
                 "  peer       … and 8 more",

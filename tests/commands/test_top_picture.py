@@ -54,8 +54,8 @@ warning: node-0 computes on the processor although it has a GPU (NVIDIA GeForce
   RTX 3090)
   → install the build for it: `swarm engines install llama.cpp --gpu`
 
-REQUESTS (1)         STATE       SINCE  KEY             ASKED AT
-qwen3:4b             running      12 s  anna            /v1/chat/completions
+REQUESTS (1)   STATE       SINCE  TOKENS  KEY             ASKED AT
+qwen3:4b       running      12 s      96  anna            /v1/chat/completions
 LAST VOTES   AGREE           OUTCOME         TOOK  AT        KIND         TOKENS
 swarm        4 of 5 agree    consensus    1240 ms  12:02:00  number          250
 swarm        4 of 5 agree    consensus    1240 ms  12:01:00  number          250
@@ -114,7 +114,7 @@ def test_columns_of_little_use_go_first(columns: int, titles: str) -> None:
         (changed("vote", "vote-2", state="failed", stopped_by="no_quorum"), "no_quorum"),
         (changed("vote", "vote-2", votes=0), "swarm        -  "),
         (changed("request", "r0", key=None, **{"from": "node"}), "a node"),
-        (changed("request", "r0", state="waiting", model=None), "-                    waiting"),
+        (changed("request", "r0", state="waiting", model=None, tokens=None), "- waiting 12 s -"),
         (changed("view", "", status="loading the model"), "sees it · loading the model · open"),
         (changed("finding", "finding-0", level="problem", what="no memory"), "problem: no memory"),
         (after(SwarmState(), "snapshot", {}), "Local Swarm"),
