@@ -228,7 +228,8 @@ class _Region(LiveRender):
         segments = [part for part in super().__rich_console__(console, room) if isinstance(part, Segment)]
         self._drawn = [sum(part.cell_length for part in line) for line in Segment.split_lines(segments)]
         yield from segments
-        yield Segment.line()
+        if self._drawn:
+            yield Segment.line()
 
     def position_cursor(self) -> Control:
         columns = self._shown.width
