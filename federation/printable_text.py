@@ -8,14 +8,17 @@ turn text around), or hides what is there. Whole sequences go: what is left of a
     one_line      one line, with its spaces
     clean_text    prose with its lines, tabs and emoji
     TextCleaner   the same for prose that comes in pieces, cut anywhere
+    columns_of    how wide that is in a terminal; `cut`, `fitted` and `aligned` make it as wide as is wanted
 """
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Collection, Sequence
 from enum import Enum, auto
 from typing import Final
 
+ELLIPSIS: Final = "…"
 REPLACEMENT: Final = "\ufffd"
 
 _BELL, _ESCAPE = "\x07", "\x1b"
@@ -134,3 +137,46 @@ def clean_line(text: str) -> str:
 def printable(text: str) -> str:
     """A name with everything that is not simply shown replaced by `?`, so that no two names look alike by hiding it."""
     return "".join(char if char.isprintable() and char not in _UNSEEN else "?" for char in text)
+
+
+def columns_of(text: str) -> int:
+    """How many columns of a terminal a clean line takes: wide characters take two, combining ones none."""
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def _columns(char: str) -> int:
+    if unicodedata.category(char) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def cut(text: str, columns: int) -> str:
+    """A clean line in at most so many columns, with an ellipsis where it was longer."""
+    if columns_of(text) <= columns:
+        return text
+    kept: list[str] = []
+    left = columns - 1
+    for char in text:
+        left -= _columns(char)
+        if left < 0:
+            break
+        kept.append(char)
+    return "".join(kept) + ELLIPSIS if columns > 0 else ""
+
+
+def fitted(text: str, columns: int, right: bool = False) -> str:
+    """A clean line in exactly so many columns, padded with spaces."""
+    text = cut(text, columns)
+    space = " " * (columns - columns_of(text))
+    return space + text if right else text + space
+
+
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Rows of a table as lines: columns as wide as their widest cell, two spaces apart, those of `right` aligned there.
+
+    Nothing is cut, and no line ends with spaces: it is found by `grep`, and copied as it is.
+    """
+    cleaned = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(columns_of, column)) for column in zip(*cleaned, strict=True)]
+    cells = ([fitted(cell, widths[at], right=at in right) for at, cell in enumerate(row)] for row in cleaned)
+    return ["  ".join(line).rstrip() for line in cells]

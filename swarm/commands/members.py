@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import psutil
 from pydantic import BaseModel, ValidationError
 
-from federation.printable_text import one_line
-from swarm.commands.output import columns_of, complain, fitted, is_terminal, read_standard_input, say, write
+from federation.printable_text import aligned, one_line
+from swarm.commands.output import complain, is_terminal, read_standard_input, say, write
 from swarm.commands.status import SHOWN_ID_CHARS
 from swarm.control_messages import (
     CONTROL_FILE,
@@ -276,8 +276,7 @@ def peers_text(found: KnownNodes) -> str:
     trust = "open: any node on the network may join" if found.mode == "open" else f"paired, swarm {found.swarm}"
     rows = [(found.name, found.id[:SHOWN_ID_CHARS], "this node", f"({trust})")]
     rows += [_row(known, found.running) for known in (*found.nodes, *found.revoked)]
-    widths = [max(columns_of(row[column]) for row in rows) for column in range(3)]
-    lines = ["  ".join((*map(fitted, row, widths), row[-1])).rstrip() for row in rows]
+    lines = aligned(rows)
     if found.problem is not None:
         lines.insert(1, f"! {found.problem}")
     if not found.nodes:

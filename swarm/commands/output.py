@@ -17,7 +17,6 @@ import re
 import sys
 import threading
 import traceback
-import unicodedata
 from collections import deque
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -27,13 +26,13 @@ from typing import Final, Protocol, TextIO
 from federation.printable_text import TextCleaner, clean_text, one_line
 from swarm.errors import SetupError
 
-# Colours, erasing a line or the screen below, going up; for a full screen also home, the alternate screen, the cursor.
+# What rich and `show_progress` draw with: colours, erasing a line, going up a line; for a full screen also the
+# alternate screen, its first position, and the cursor.
 _OWN: Final = re.compile(
-    r"\x1b\[(?:[0-9]{1,3}(?:;[0-9]{1,3}){0,5}m|2?K|J|[0-9]{1,5}F|1A|\?1049h\x1b\[H|\?(?:25[hl]|1049l))"
+    r"\x1b\[(?:[0-9]{1,3}(?:;[0-9]{1,3}){0,5}m|2?K|1A|\?1049h\x1b\[H|\?(?:25[hl]|1049l))"
     r"|\r(?=\x1b\[(?:2?K|1A))|\A(?:\r|\x1b\[H)"
 )
 
-ELLIPSIS: Final = "…"
 MAX_WAITING_TEXTS: Final = 2000  # that a node keeps for a terminal that takes none: more than anybody reads
 SHOW_S: Final = 1.0  # that a node which ends waits for its last lines to be taken
 
@@ -378,35 +377,3 @@ def clean_tracebacks() -> None:
 
     sys.excepthook = say_why
     threading.excepthook = say_why_of_thread
-
-
-def columns_of(text: str) -> int:
-    """How many columns of a terminal a clean line takes: wide characters take two, combining ones none."""
-    return len(text) if text.isascii() else sum(map(_columns, text))
-
-
-def _columns(char: str) -> int:
-    if unicodedata.category(char) in ("Mn", "Me"):
-        return 0
-    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
-
-
-def cut(text: str, columns: int) -> str:
-    """A clean line in at most so many columns, with an ellipsis where it was longer."""
-    if columns_of(text) <= columns:
-        return text
-    kept: list[str] = []
-    left = columns - 1
-    for char in text:
-        left -= _columns(char)
-        if left < 0:
-            break
-        kept.append(char)
-    return "".join(kept) + ELLIPSIS if columns > 0 else ""
-
-
-def fitted(text: str, columns: int, right: bool = False) -> str:
-    """A clean line in exactly so many columns, padded with spaces."""
-    text = cut(text, columns)
-    space = " " * (columns - columns_of(text))
-    return space + text if right else text + space

@@ -1,6 +1,6 @@
-"""What a command draws in a terminal: progress, a numbered question, and lines that are replaced in place.
+"""A terminal as a command meets it: its size and what it can do, progress on one line, a numbered question.
 
-In a file or a pipe nothing is redrawn: progress is a line now and then.
+In a file or a pipe nothing is redrawn: progress is a line now and then. What takes more than a line is in `screen`.
 """
 
 from __future__ import annotations

@@ -14,9 +14,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
-from federation.printable_text import clean_line
+from federation.printable_text import clean_line, cut
 from swarm.commands.node_client import NodeApi, post_stream
-from swarm.commands.output import cut
 from swarm.errors import SwarmError
 from swarm.generation import Frozen, JsonObject
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Protocol
 
-from federation.printable_text import one_line
+from federation.printable_text import aligned
 from swarm.registry.catalogue import GIGA, Catalogue, CatalogueChoice, Format
 from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity, best_first, is_quick, rate_text
 from swarm.registry.model_memory import size_text
@@ -15,7 +15,6 @@ from swarm.registry.stored import ModelRole, StoredModel, StoredModels
 JsonRow = dict[str, str | int | float | bool | list[str] | dict[str, str] | None]
 STATES = ("ready", "loading", "draining", "unloading", "failed", "available")  # as they are listed
 
-COLUMN_GAP = "  "
 ROLE_WORDS: Mapping[ModelRole, str | None] = {"writes": None, "embeds": "embedding", "reranks": "reranking"}
 RIGHT_ALIGNED = frozenset({"PARAMS", "CONTEXT", "SIZE", "NEEDS", "TOKENS/S"})
 
@@ -254,15 +253,5 @@ def _size(size_bytes: int, estimated: bool) -> str:
 
 
 def _table(heads: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns as wide as their widest cell, two spaces apart, no trailing spaces; ends with a newline."""
-    rows = [tuple(map(one_line, row)) for row in rows]  # names of files may be anything
-    widths = [max(len(cell) for cell in column) for column in zip(heads, *rows, strict=True)]
-
-    def line(cells: tuple[str, ...]) -> str:
-        aligned = (
-            cell.rjust(width) if head in RIGHT_ALIGNED else cell.ljust(width)
-            for head, cell, width in zip(heads, cells, widths, strict=True)
-        )
-        return COLUMN_GAP.join(aligned).rstrip()
-
-    return "\n".join(line(cells) for cells in (heads, *rows)) + "\n"
+    right = {at for at, head in enumerate(heads) if head in RIGHT_ALIGNED}
+    return "\n".join(aligned([heads, *rows], right)) + "\n"

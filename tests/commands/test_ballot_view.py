@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from federation.printable_text import columns_of
 from swarm.commands.ballot_view import arrival_line, asked_line, ballot, bar, letter, outcome_rows, verdict
-from swarm.commands.output import columns_of
 from swarm.commands.screen import lines_of
 from swarm.commands.vote_stream import PendingSeats, VoterPart, VoteState, read_state, with_answers
 from swarm.errors import SwarmError

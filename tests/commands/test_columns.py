@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.printable_text import clean_line
-from swarm.commands.output import columns_of, cut, fitted
+from federation.printable_text import aligned, clean_line, columns_of, cut, fitted
 
 
 @given(st.text(st.characters(codec=None), max_size=80), st.integers(0, 30))
@@ -37,3 +36,13 @@ def test_a_cut_line_ends_with_an_ellipsis(text: str, columns: int, shown: str) -
 def test_columns_are_filled_on_the_side_that_is_asked_for() -> None:
     assert fitted("日", 4) == "日  "
     assert fitted("7", 4, right=True) == "   7"
+
+
+def test_a_table_is_aligned_whatever_its_names_are() -> None:
+    rows = [("NAME", "SIZE", "PATH"), ("日本", "5", "/a\nforged: b"), ("[red]x[/red]", "1234567", "")]
+    assert aligned(rows, {1}) == [
+        "NAME             SIZE  PATH",
+        "日本                5  /a forged: b",
+        "[red]x[/red]  1234567",
+    ]
+    assert aligned([]) == []

@@ -55,7 +55,7 @@ WORST = (
     "A\x1b]0;owned\x07B\x1b]52;c;cm0gLXJm\x07C\x1b]8;;http://evil\x1b\\D\x1b[8mE\x1b[2J\x1b[HF\x9b31mG\x9d0;x\x9cH"
     "\x1bP+q544e\x1b\\I\rJ\x08K\u202eL\u2066M\u200bN\x1bcO\x1b(0P\x00Q\x7fR\x85S\u2028T\nforged: line\x1b"
 )
-OWN = re.compile(r"\x1b\[(?:[0-9;]*m|2?K|J|[0-9]+F|1A)|\r(?=\x1b\[(?:2?K|1A))")
+OWN = re.compile(r"\x1b\[(?:[0-9;]*m|2?K|1A)|\r(?=\x1b\[(?:2?K|1A))")
 FULL_SCREEN = re.compile(r"\x1b\[\?1049h\x1b\[H|\x1b\[\?25[hl]|\x1b\[\?1049l")
 STREAMED = [*WORST, "\x1b", "]0;ti", "tle\x07", "\r", "\n", "\x9d", "8;;", "x\n", "the end"]
 
@@ -211,7 +211,7 @@ def test_whatever_passes_that_place_is_clean(encoding: str, monkeypatch: pytest.
     for piece in STREAMED:
         stream.show(piece)
     assert not stray(raw.getvalue().decode(encoding), draws=False)
-    output.draw(sys.stdout, f"\r\x1b[K{WORST}\x1b[1;31mred\x1b[0m\x1b[3F\x1b[J")
+    output.draw(sys.stdout, f"\r\x1b[K{WORST}\x1b[1;31mred\x1b[0m\x1b[1A\x1b[2K")
     assert not stray(raw.getvalue().decode(encoding), draws=True)
     sys.stdout.detach()  # type: ignore[attr-defined]
 

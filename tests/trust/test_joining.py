@@ -27,11 +27,11 @@ from federation.invitation import (
 )
 from federation.pairing_client import join
 from federation.pairing_server import MAX_JOINING_OF_NETWORK
+from federation.printable_text import columns_of
 from federation.roster import encoded
 from federation.roster_store import load_roster
 from federation.tls import fingerprint, server_context
 from swarm.commands.members import peers_text
-from swarm.commands.output import columns_of
 from swarm.errors import SetupError, SwarmError
 from swarm.node.pairing import join_at_rest
 from tests.doubles.clients import connect
