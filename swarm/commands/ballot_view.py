@@ -149,7 +149,7 @@ def speaker(state: VoteState, group: Sequence[VoterPart]) -> VoterPart:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class OutcomeRow:
     """One thing to say of a vote that is over."""
 
     label: str
@@ -161,37 +161,37 @@ class Outcome:
         return f"{self.label:>{LABEL_COLUMNS}}  {self.text}"
 
 
-def outcome_rows(state: VoteState) -> list[Outcome]:
+def outcome_rows(state: VoteState) -> list[OutcomeRow]:
     """What ended the vote, what it decided, who said otherwise, and what it cost."""
-    rows = [Outcome("stopped", STOPPED.get(state.stopped_by or "", state.stopped_by or "unknown"))]
+    rows = [OutcomeRow("stopped", STOPPED.get(state.stopped_by or "", state.stopped_by or "unknown"))]
     rows.append(verdict_row(state))
     for index, group in enumerate(state.groups[1:], 1):
         names = [part.voter for part in group]
         more = f" and {len(names) - MAX_DISSENTERS} more" if len(names) > MAX_DISSENTERS else ""
         who = f"{', '.join(names[:MAX_DISSENTERS])}{more}"
-        rows.append(Outcome("dissent", f"{letter(index)}  {who}: {group[0].answer}"))
+        rows.append(OutcomeRow("dissent", f"{letter(index)}  {who}: {group[0].answer}"))
     if state.strategy == "judge":
-        rows.append(Outcome("judge", "none decided: the vote stands" if state.judge is None else state.judge))
-    rows += [Outcome("left out", f"{part.model}@{', '.join(part.nodes)}: {part.why}") for part in state.left_out]
-    return [*rows, Outcome("cost", cost_text(state))]
+        rows.append(OutcomeRow("judge", "none decided: the vote stands" if state.judge is None else state.judge))
+    rows += [OutcomeRow("left out", f"{part.model}@{', '.join(part.nodes)}: {part.why}") for part in state.left_out]
+    return [*rows, OutcomeRow("cost", cost_text(state))]
 
 
-def verdict_row(state: VoteState) -> Outcome:
+def verdict_row(state: VoteState) -> OutcomeRow:
     if state.winner is None:
-        return Outcome("verdict", "nobody gave an answer", "warn")
+        return OutcomeRow("verdict", "nobody gave an answer", "warn")
     winner = state.winner
     if state.degraded or not state.quorum:
         voted = f"{state.votes} of {state.asked} voted"
         why = state.shortfall or "no quorum"
-        return Outcome("verdict", f"no consensus, {voted} ({why}); the best there is: {winner}'s", "warn")
+        return OutcomeRow("verdict", f"no consensus, {voted} ({why}); the best there is: {winner}'s", "warn")
     if state.strategy in ("first", "single") or state.agreement is None:
         why = f" ({state.why})" if state.why else ""
-        return Outcome("verdict", f"{winner}'s answer; it was compared with no other{why}", "bold")
+        return OutcomeRow("verdict", f"{winner}'s answer; it was compared with no other{why}", "bold")
     majority = ", no majority" if state.outcome == "plurality" else ""
     agree = f"{state.agreement:.0%} agree, of {counted(state.votes, 'vote')}{majority}"
     likeness = "" if state.similarity is None else f", likeness to the others {state.similarity:.2f}"
     weights = ", weights as measured" if state.weights == "measured" else ""
-    return Outcome("verdict", f"A: {agree}{likeness}{weights}; in {winner}'s words", "win")
+    return OutcomeRow("verdict", f"A: {agree}{likeness}{weights}; in {winner}'s words", "win")
 
 
 def cost_text(state: VoteState) -> str:

@@ -43,8 +43,7 @@ from swarm.commands.conversation import (
     still_fitting,
 )
 from swarm.commands.node_client import NodeApi, get_json, post_stream
-from swarm.commands.output import Stream, complain, interrupted, is_terminal, say, say_line
-from swarm.commands.terminal import may_redraw, terminal_size
+from swarm.commands.output import Stream, complain, interrupted, is_terminal, may_redraw, say, say_line, terminal_size
 from swarm.errors import SwarmError
 
 if TYPE_CHECKING:

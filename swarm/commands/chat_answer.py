@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-from federation.printable_text import clean_line
+from federation.printable_text import clean_line, cut
 from swarm.commands.conversation import ChatTurn
-from swarm.commands.output import cut
 
 MOST_CALLS: Final = 128  # of tools, in one answer
 MOST_SHORT_COLUMNS: Final = 200  # of a lone answer in the list of voters, as of those that nodes shorten

@@ -24,10 +24,9 @@ from rich.segment import Segment, SegmentLines
 from rich.syntax import Syntax
 from rich.text import Text
 
-from federation.printable_text import TextCleaner, clean_line
+from federation.printable_text import TextCleaner, clean_line, cut
 from swarm.commands.ballot_view import verdict
 from swarm.commands.chat_answer import AnswerSoFar, call_line, overruled_line, standing_line
-from swarm.commands.output import cut
 from swarm.commands.screen import LiveView, console, words
 from swarm.commands.vote_stream import VoteState
 

@@ -18,7 +18,7 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from types import TracebackType
 from typing import Final, Protocol, TextIO
@@ -34,6 +34,7 @@ _OWN: Final = re.compile(
 )
 
 MAX_WAITING_TEXTS: Final = 2000  # that a node keeps for a terminal that takes none: more than anybody reads
+FALLBACK_SIZE: Final = os.terminal_size((80, 24))  # where a terminal does not tell its own
 SHOW_S: Final = 1.0  # that a node which ends waits for its last lines to be taken
 
 
@@ -71,6 +72,29 @@ def interrupted() -> None:
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether somebody sits there. Of a stream that was closed, or never was: nobody."""
     return stream is not None and not stream.closed and stream.isatty()
+
+
+def terminal_size(out: TextIO) -> os.terminal_size:
+    """Columns and rows; the variables COLUMNS and LINES override what the terminal says."""
+    try:
+        size = os.get_terminal_size(out.fileno())
+    except (OSError, ValueError):
+        size = FALLBACK_SIZE
+    wanted = [os.environ.get(name, "") for name in ("COLUMNS", "LINES")]
+    columns, rows = (
+        int(text) if text.isdecimal() and int(text) else known for text, known in zip(wanted, size, strict=True)
+    )
+    return os.terminal_size((columns or FALLBACK_SIZE.columns, rows or FALLBACK_SIZE.lines))
+
+
+def may_redraw(out: TextIO, environment: Mapping[str, str]) -> bool:
+    """Whether `out` is a terminal that can move its cursor."""
+    return is_terminal(out) and environment.get("TERM", "") != "dumb"
+
+
+def may_colour(environment: Mapping[str, str]) -> bool:
+    """https://no-color.org: any value but an empty one means no colours."""
+    return not environment.get("NO_COLOR")
 
 
 class Stream:

@@ -20,8 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from swarm.commands.arguments import DEFAULT_URL
 from swarm.commands.members import ask_running
 from swarm.commands.node_client import NodeApi, get_json, post_json
-from swarm.commands.output import complain, say
-from swarm.commands.terminal import may_redraw
+from swarm.commands.output import complain, may_redraw, say
 from swarm.control_messages import PEERS_PATH, KnownNodes
 from swarm.errors import SetupError, SwarmError
 from swarm.node.engines import formats_here

@@ -28,8 +28,16 @@ from rich.text import Text
 from rich.theme import Theme
 
 from federation.printable_text import clean_text, one_line
-from swarm.commands.output import OutputLost, above_drawing, draw, is_held_up, is_terminal
-from swarm.commands.terminal import may_colour, may_redraw, terminal_size
+from swarm.commands.output import (
+    OutputLost,
+    above_drawing,
+    draw,
+    is_held_up,
+    is_terminal,
+    may_colour,
+    may_redraw,
+    terminal_size,
+)
 
 MAX_BAR_COLUMNS, BAR_STEP = 24, 8  # of a bar of progress: it keeps its length while the words beside it change theirs
 

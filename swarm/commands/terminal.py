@@ -1,4 +1,4 @@
-"""A terminal as a command meets it: its size and what it can do, progress on one line, a numbered question.
+"""What a command asks and shows in a terminal on one line: a numbered question, and how far something is.
 
 In a file or a pipe nothing is redrawn: progress is a line now and then. What takes more than a line is in `screen`.
 """
@@ -10,7 +10,7 @@ import select
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
@@ -34,7 +34,6 @@ REDRAW_S = 0.2  # of the progress line in a terminal
 LOOK_S = 0.1  # between two looks whether an answer is still wanted: Ctrl-C seems to work at once
 MAX_ANSWER_BYTES = 1024  # of a line typed
 LOG_STEP = 0.1  # share of the whole between two progress lines in a file or pipe
-FALLBACK_SIZE = os.terminal_size((80, 24))  # where a terminal does not tell its own
 
 
 class Terminal:
@@ -150,26 +149,3 @@ def _typed(prompt: str, stop: threading.Event) -> str:
         say()
         raise SetupError("no model was chosen: name one with --model, or let the node choose with --auto")
     return line.decode(errors="replace")
-
-
-def terminal_size(out: TextIO) -> os.terminal_size:
-    """Columns and rows; the variables COLUMNS and LINES override what the terminal says."""
-    try:
-        size = os.get_terminal_size(out.fileno())
-    except (OSError, ValueError):
-        size = FALLBACK_SIZE
-    wanted = [os.environ.get(name, "") for name in ("COLUMNS", "LINES")]
-    columns, rows = (
-        int(text) if text.isdecimal() and int(text) else known for text, known in zip(wanted, size, strict=True)
-    )
-    return os.terminal_size((columns or FALLBACK_SIZE.columns, rows or FALLBACK_SIZE.lines))
-
-
-def may_redraw(out: TextIO, environment: Mapping[str, str]) -> bool:
-    """Whether `out` is a terminal that can move its cursor."""
-    return is_terminal(out) and environment.get("TERM", "") != "dumb"
-
-
-def may_colour(environment: Mapping[str, str]) -> bool:
-    """https://no-color.org: any value but an empty one means no colours."""
-    return not environment.get("NO_COLOR")

@@ -26,10 +26,9 @@ from rich.text import Text
 
 from swarm.commands.dashboard import ORDERS, Shown, picture
 from swarm.commands.node_client import NodeApi, NodeEvent, NodeUnreachable, NotForYou, get_events
-from swarm.commands.output import is_terminal, say
+from swarm.commands.output import is_terminal, may_redraw, say, terminal_size
 from swarm.commands.screen import console
 from swarm.commands.swarm_state import MANAGED_PARTS, OPEN_PARTS, SwarmState, after
-from swarm.commands.terminal import may_redraw, terminal_size
 from swarm.errors import SwarmError
 
 REDRAW_S: Final = 0.25  # between two pictures

@@ -19,9 +19,8 @@ from rich.text import Text
 from federation.printable_text import clean_text, cut, one_line
 from swarm.commands.ballot_view import arrival_line, asked_line, ballot, line, outcome_rows, verdict
 from swarm.commands.node_client import NodeApi
-from swarm.commands.output import complain, interrupted, read_standard_input, write
+from swarm.commands.output import complain, interrupted, may_redraw, read_standard_input, write
 from swarm.commands.screen import LiveView, console, lines_of
-from swarm.commands.terminal import may_redraw
 from swarm.commands.vote_stream import VoteRequest, VoteResult, VoteState, VoteUpdate, hold_vote
 from swarm.errors import SetupError
 
