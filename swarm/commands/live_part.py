@@ -16,9 +16,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
-from federation.printable_text import clean_line
-from swarm.commands.output import clean_painted, columns_of, look_below, stand_below
-from swarm.commands.terminal import may_redraw, terminal_size
+from federation.printable_text import clean_line, columns_of
+from swarm.commands.output import clean_painted, look_below, may_redraw, stand_below, terminal_size
 
 if TYPE_CHECKING:
     from swarm.node.console import NodeNow

@@ -57,7 +57,7 @@ WORST = (
 )
 OWN = re.compile(r"\x1b\[(?:[0-9;]*m|2?K|1A)|\r(?=\x1b\[(?:2?K|1A))")
 FULL_SCREEN = re.compile(r"\x1b\[\?1049h\x1b\[H|\x1b\[\?25[hl]|\x1b\[\?1049l")
-STREAMED = [*WORST, "\x1b", "]0;ti", "tle\x07", "\r", "\n", "\x9d", "8;;", "x\n", "the end"]
+STREAMED = [*WORST, "\x1b", "]0;ti", "tle\x07", "\r", "\n", "\x9d", "8;;", "x\n", "[red]x[/red] :smile: ", "the end"]
 
 
 def stray(written: str, *, draws: bool) -> list[str]:
@@ -437,6 +437,7 @@ async def test_what_a_hostile_model_says_is_only_shown() -> None:
             assert "\x1b[8m" not in terminal.written
             if name != "status":
                 assert "the end" in terminal.written
+                assert "[red]x[/red]" in terminal.written, "what means something to rich is text, too"
 
 
 def test_what_a_hostile_peer_says_is_only_shown(tmp_path: Path) -> None:
