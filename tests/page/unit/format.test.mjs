@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ago, bytes, clean, clock, counted, duration, ms, percent, short, since } from "../../../swarm/gateway/page/static/js/format.js";
+import { ago, byName, bytes, clean, clock, counted, duration, ms, percent, short, since } from "../../../swarm/gateway/page/static/js/format.js";
 import { now, tick } from "../../../swarm/gateway/page/static/js/store.js";
 import { ahead, clock as nodeClock } from "../../../swarm/gateway/page/static/js/api.js";
 import { placeOf } from "../../../swarm/gateway/page/static/js/places.js";
@@ -60,6 +60,10 @@ test("times are by the node's clock, on every screen", (t) => {
   for (const unknown of [null, "", "nonsense"]) assert.equal(since(unknown), null);
   const at = new Date(2026, 0, 1, 0, 5, 9);
   assert.deepEqual([clock(at.toISOString()), clock(at.getTime(), false), clock("nonsense")], ["00:05:09", "00:05", "–"]);
+});
+
+test("names come in the order in which people count", () => {
+  assert.deepEqual(["pi10", "Pi2", "pi1", "anna"].sort(byName), ["anna", "pi1", "Pi2", "pi10"]);
 });
 
 test("names of others turn no words around them, and draw nothing", () => {

@@ -21,6 +21,9 @@ export function short(text, most = 80) {
   return line.length > most ? `${line.slice(0, most - 1)}…` : line;
 }
 
+/** The order of names; numbers in them by their size. */
+export const byName = new Intl.Collator("en", { numeric: true }).compare;
+
 /** @param {number} value @param {number} digits */
 function rounded(value, digits) {
   return value.toLocaleString("en", { maximumFractionDigits: digits });

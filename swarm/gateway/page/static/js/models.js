@@ -16,7 +16,7 @@ import {
   Table,
   typed,
 } from "./components.js";
-import { bytes, clean, duration, number, percent, short } from "./format.js";
+import { byName, bytes, clean, duration, number, percent, short } from "./format.js";
 import { rights } from "./rights.js";
 import { parts, useParts } from "./store.js";
 import { STRINGS } from "./strings.js";
@@ -64,7 +64,7 @@ export function found(stored, running, word) {
       const state = now?.state ?? (model.state === "failed" ? "failed" : "available");
       return { ...model, now, state, pinned: now?.pinned ?? model.pinned };
     })
-    .sort((one, other) => rank(one) - rank(other) || one.name.localeCompare(other.name));
+    .sort((one, other) => rank(one) - rank(other) || byName(one.name, other.name));
 }
 
 /** Seconds until a pull is done; null where that is not known. Pure. @param {{done_bytes: number, total_bytes: number | null, bytes_per_s: number | null}} pull */

@@ -1,7 +1,7 @@
 // @ts-check
 /** The swarm at a glance: who sees whom, each node with its memory, models and load, and what to do about what is wrong. */
 import { Badge, Bar, Button, CopyButton, Empty, Lock, NeedsRight, Search, Spinner } from "./components.js";
-import { bytes, clean, counted, duration, ms, number, percent, short, since } from "./format.js";
+import { byName, bytes, clean, counted, duration, ms, number, percent, short, since } from "./format.js";
 import { connection, parts } from "./store.js";
 import { STRINGS } from "./strings.js";
 import { CROWD, cutInside, layOut, linksOf, NARROW, WIDTH } from "./topology.js";
@@ -25,7 +25,7 @@ phone.addEventListener("change", () => {
 /** This node first, then by name; those that are gone last. @param {Iterable<NodeState>} nodes */
 export function ordered(nodes) {
   const rank = (/** @type {NodeState} */ node) => (node.source === "own" ? 0 : node.state === "dead" || node.state === "absent" ? 2 : 1);
-  return [...nodes].sort((one, other) => rank(one) - rank(other) || one.name.localeCompare(other.name) || one.id.localeCompare(other.id));
+  return [...nodes].sort((one, other) => rank(one) - rank(other) || byName(one.name, other.name) || one.id.localeCompare(other.id));
 }
 
 export function Screen() {

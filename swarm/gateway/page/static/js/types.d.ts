@@ -45,7 +45,7 @@ export interface NodeState {
   peers: { id: string; name: string; state: string; rtt_ms: number | null }[];
 }
 
-/** Part `view`, under the key "": this node's view of the swarm, as `GET /federation/v1/status` tells it. */
+/** Part `view`, under the key "": this node's view of the swarm, as `GET /v1/federation/health` tells it. */
 export interface FederationView {
   status: string;
   node: { id: string; name: string; version: string; url: string; mode: string };
