@@ -80,7 +80,8 @@ def test_the_page_reads_what_is_saved_and_asks_the_same(tmp_path: Path) -> None:
             f"import {{ asJson, asMarkdown, fromJson, messagesOf }} from {json.dumps(PAGE.as_uri())};"
             'import { readFileSync } from "node:fs";'
             f'const talk = fromJson(readFileSync({json.dumps(str(file))}, "utf8"));'
-            "console.log(JSON.stringify({file: JSON.parse(asJson(talk)), messages: messagesOf(talk)}))"
+            "const as = (image) => image;"
+            "console.log(JSON.stringify({file: JSON.parse(asJson(talk, as)), messages: messagesOf(talk, as)}))"
         )
         done = subprocess.run([node, "--input-type=module", "-e", code], capture_output=True, text=True, check=True)
         page = json.loads(done.stdout)

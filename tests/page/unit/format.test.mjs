@@ -1,6 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { ago, byName, bytes, clean, clock, counted, duration, ms, percent, short, since } from "../../../swarm/gateway/page/static/js/format.js";
+import {
+  ago,
+  byName,
+  bytes,
+  clean,
+  clock,
+  counted,
+  duration,
+  ms,
+  percent,
+  short,
+  since,
+} from "../../../swarm/gateway/page/static/js/format.js";
 import { now, tick } from "../../../swarm/gateway/page/static/js/store.js";
 import { ahead, clock as nodeClock } from "../../../swarm/gateway/page/static/js/api.js";
 import { placeOf } from "../../../swarm/gateway/page/static/js/places.js";
