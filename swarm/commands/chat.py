@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 DONE, STOPPED = 0, 1  # exit codes
 STOPPED_LINE: Final = "stopped"
 CUT_LINE: Final = "cut off at the most tokens that an answer may have here"
-FIRST_LINE: Final = "Ask the swarm. Ctrl-C stops an answer, Ctrl-D ends the conversation; /help."
+FIRST_LINE: Final = "Ask the swarm. Ctrl-C stops an answer, Ctrl-D ends; /help lists the commands."
 LEAVING_LINE: Final = "Ctrl-C once more ends the conversation; so does Ctrl-D"
 ALL_OF_VOTE: Final = "/vote shows all of it"
 MARKDOWN_FILES: Final = (".md", ".markdown")
@@ -346,8 +346,7 @@ class Talk:
         turn = answer.turn(**({"stopped": True} if stopped else {} if problem is None else {"problem": str(problem)}))
         self._keep(asked, turn)
         if problem is not None:
-            self._explain(asked, problem)
-            raise problem
+            raise self._with_remedy(asked, problem)
         self._say_how(answer, turn, shown)
         return turn
 
@@ -379,11 +378,12 @@ class Talk:
         if line:
             shown.note(line)
 
-    def _explain(self, asked: Conversation, problem: SwarmError) -> None:
+    def _with_remedy(self, asked: Conversation, problem: SwarmError) -> SwarmError:
         first = still_fitting(asked, str(problem))
-        if first > asked.sent_from:
-            self._fits_from = first
-            complain(f"swarm: without the first {first} messages it would fit: /retry leaves them out")
+        if first <= asked.sent_from:
+            return problem
+        self._fits_from = first
+        return SwarmError(f"{problem}. Without the first {first} messages it would fit: /retry leaves them out")
 
     # Commands
 
@@ -474,8 +474,9 @@ class Talk:
             return
         self.models.look()
         others = ", ".join(self.models.seeing())
-        where = f"these see: {others} (/model NAME)" if others else "no model here sees pictures: load one that does"
-        raise SwarmError(f"{model} reads text only; {where}")
+        if not others:
+            raise SwarmError("no model here sees pictures: load one that does (docs/models.md)")
+        raise SwarmError(f"{model} reads text only; these see: {others} (/model NAME)")
 
     def _retry(self, _: TypedCommand) -> None:
         talk, question = self.conversation.without_last()
@@ -494,9 +495,8 @@ class Talk:
             say_line(f"  {call_line(call)}")
         if not answer.get("tool_calls"):
             say_line("  the last answer calls no tool")
-        say_line(
-            "  `swarm chat` gives models no tools; programs give them theirs with each request (docs/compatibility.md)"
-        )
+        say_line("  the node has no tools of its own, and `swarm chat` gives models none; programs")
+        say_line("  send theirs with each request (docs/compatibility.md)")
 
     def _save(self, command: TypedCommand) -> None:
         if not command.argument:

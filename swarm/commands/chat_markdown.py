@@ -23,6 +23,7 @@ from rich.markdown import CodeBlock, Heading, HorizontalRule, Markdown
 from rich.segment import Segment, SegmentLines
 from rich.syntax import Syntax
 from rich.text import Text
+from rich.theme import Theme
 
 from federation.printable_text import TextCleaner, clean_line, cut
 from swarm.commands.ballot_view import verdict
@@ -31,6 +32,21 @@ from swarm.commands.screen import LiveView, console, words
 from swarm.commands.vote_stream import VoteState
 
 CODE_THEME: Final = "ansi_dark"  # the terminal's own colours, whose theme decides how they look
+STYLES: Final = Theme(  # rich's own have backgrounds, which only dark terminals bear
+    {
+        "markdown.code": "cyan",
+        "markdown.code_block": "none",
+        "markdown.h1": "bold underline",
+        "markdown.h2": "bold",
+        "markdown.h3": "bold",
+        "markdown.link": "underline",
+        "markdown.link_url": "dim",
+        "markdown.block_quote": "none",
+        "markdown.table.border": "dim",
+        "markdown.table.header": "bold",
+        "markdown.item.number": "bold",
+    }
+)
 MOST_STYLED_CHARS: Final = 64 * 1024  # of one block; a longer one is text as it is
 THOUGHT_LINES: Final = 3  # shown of the thoughts that come
 NOTE: Final = "  "  # before a line that is no part of an answer
@@ -238,6 +254,7 @@ class MarkdownScreen:
 
     def __init__(self, out: TextIO) -> None:
         self._console = console(out)
+        self._console.push_theme(STYLES)
         self._flow = Flow(self._console, self._columns())
         self._cleaner = TextCleaner()
         self._since = time.monotonic()

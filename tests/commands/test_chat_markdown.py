@@ -115,6 +115,11 @@ def test_what_markdown_looks_like() -> None:
     assert "\x1b[1mbold" in answered(ANSWER)
 
 
+@pytest.mark.parametrize("pieces", [("#", " ", "a"), ("\n", "\n", "a"), ("**", "a**"), ("", "a"), ("- ", "", "a")])
+def test_what_is_nothing_yet_takes_no_line(pieces: tuple[str, ...]) -> None:
+    assert len(lines(answered(*pieces))) == 1
+
+
 @pytest.mark.parametrize("size", [1, 3, 7, 50])
 def test_it_is_the_same_in_pieces(size: int) -> None:
     pieces = [ANSWER[at : at + size] for at in range(0, len(ANSWER), size)]

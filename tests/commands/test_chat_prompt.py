@@ -18,7 +18,7 @@ from swarm.commands.chat_commands import TypedCommand
 from swarm.commands.conversation import Conversation, NoConversation
 from swarm.commands.node_client import NodeApi
 from swarm.consensus.options import Strategy
-from swarm.errors import SwarmError
+from swarm.errors import ContextExceeded, SwarmError
 from tests.commands.test_chat import chatting, conversation_of, node
 from tests.doubles.images import png
 from tests.doubles.running_node import NodeOptions
@@ -163,9 +163,50 @@ async def test_a_blind_model_is_shown_no_picture_and_broken_ones_are_said(tmp_pa
     (tmp_path / "cat.png").write_bytes(png(2, 2))
     async with node(saying("A cat.")) as (kitchen, engine), chatting(kitchen.url, tmp_path) as me:
         await me.says("/image ~/cat.png what is it?")
-        await me.sees("swarm reads text only; no model here sees pictures")
+        await me.sees("swarm: no model here sees pictures: load one that does")
         await leaves(me)
     assert engine.requests == []
+
+
+async def test_a_seeing_model_is_shown_pictures_and_they_are_saved(tmp_path: Path) -> None:
+    (tmp_path / "my cat.png").write_bytes(png(2, 2))
+    async with node(saying("A cat.", "Two.")) as (kitchen, engine), chatting(kitchen.url, tmp_path) as me:
+        engine.can["vision"] = True
+        await me.says("/image ~/my cat.png what is it?")
+        await me.sees("A cat.")
+        await me.says("/image '~/my cat.png'")
+        await me.sees("goes with your next question")
+        await me.shows(lambda lines: any("1 attached" in line for line in lines))
+        await me.says("and now?")
+        await me.sees("Two.")
+        await me.says("/save ~/talk.json")
+        await me.sees("4 messages")
+        await leaves(me)
+    contents = [message["content"] for message in engine.requests[-1].messages or ()]
+    assert [part["type"] for part in contents[0]] == [part["type"] for part in contents[2]] == ["text", "image_url"]
+    saved = json.loads((tmp_path / "talk.json").read_text("utf-8"))["messages"]
+    assert saved[0]["content"] == "what is it?"
+    assert saved[0]["images"] == [contents[0][1]["image_url"]["url"]] == saved[2]["images"]
+
+
+async def test_what_no_longer_fits_is_left_out_by_retry(tmp_path: Path) -> None:
+    async with node(saying("x" * 400)) as (kitchen, engine), chatting(kitchen.url, tmp_path) as me:
+        for question in ("first", "second"):
+            await me.says(question)
+            await me.sees("@kitchen · ")
+        known, engine.script = engine.script, lambda *_: [ContextExceeded(2000, 1000, param="messages")]
+        await me.says("third")
+        told = await me.sees("leaves them out")
+        assert "swarm: the prompt has 2000 tokens and the context holds 1000" in told
+        engine.script = known
+        await me.says("/retry")
+        await me.sees("asking again: third")
+        await me.sees("@kitchen · ")
+        assert [content for role, content in conversation_of(engine) if role == "user"] == ["third"]
+        await me.says("/retry")
+        await me.sees("@kitchen · ")
+        assert [content for role, content in conversation_of(engine) if role == "user"] == ["third"], "still"
+        await leaves(me)
 
 
 async def test_whatever_a_model_says_in_a_conversation_is_text(tmp_path: Path) -> None:
