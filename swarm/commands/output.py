@@ -123,13 +123,16 @@ def clean_painted(painted: str) -> str:
     return "".join(parts)
 
 
-def show_progress(out: TextIO, line: str) -> None:
-    """Replace the last line of a terminal with `line`; the next text of any kind begins below it. Never fails."""
+def show_progress(out: TextIO, line: str, passing: bool = False) -> None:
+    """Replace the last line of a terminal with `line`; the next text of any kind begins below it. Never fails.
+
+    One that is `passing`, of no use when it is over, is replaced by that text.
+    """
     if _screen.above is not None or _screen.has_below or _screen.held_up:
         return  # what is drawn there says it; or the terminal takes nothing now, and the next line says more
     with suppress(OutputLost):
         draw(out, f"\r\x1b[K{line}")
-        _screen.unfinished = out
+        _screen.unfinished, _screen.passing = out, passing
 
 
 def write(out: TextIO | None, clean: str) -> None:
@@ -143,12 +146,13 @@ def write(out: TextIO | None, clean: str) -> None:
 class _Screen:
     """The standard streams. One text at a time: no thread's line is torn by another's.
 
-    `unfinished` is the terminal whose last line is one of progress, without an end; `above` writes above what is being
-    drawn on the terminal now.
+    `unfinished` is the terminal whose last line is one of progress, without an end, perhaps a `passing` one; `above`
+    writes above what is being drawn on the terminal now.
     """
 
     def __init__(self) -> None:
         self.unfinished: TextIO | None = None
+        self.passing = False
         self.above: Callable[[str], None] | None = None
         self._lock = threading.RLock()
         self._background: _Background | None = None
@@ -164,7 +168,9 @@ class _Screen:
         with self._lock:
             if self.unfinished is not None and not clean.startswith("\r"):
                 ended, self.unfinished = self.unfinished, None
-                if ended is out or is_terminal(out):
+                if self.passing and (ended is out or is_terminal(out)):
+                    clean = f"\r\x1b[K{clean}"
+                elif ended is out or is_terminal(out):
                     clean = clean if ended is out and clean == "\n" else f"\n{clean}"
             if background is None:
                 write_now(out, clean)

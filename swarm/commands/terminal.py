@@ -96,7 +96,7 @@ class Terminal:
 
     def loading(self, line: str, share: float | None = None) -> None:
         if self._live:
-            show_share(sys.stdout, line, share)
+            show_share(sys.stdout, line, share, passing=True)
 
     def interrupted(self) -> None:
         if self._part is None or not self._part.hides_keys:  # else the terminal shows no keys, and no `^C`
@@ -129,11 +129,11 @@ class Terminal:
             return False
 
 
-def show_share(out: TextIO, text: str, share: float | None) -> None:
-    """Replace the last line of a terminal with how far something is. Never fails."""
+def show_share(out: TextIO, text: str, share: float | None, passing: bool = False) -> None:
+    """Replace the last line of a terminal with how far something is. `passing`: it goes when it is over."""
     from swarm.commands.screen import progress_line  # see there: only where something is drawn
 
-    show_progress(out, progress_line(out, text, share))
+    show_progress(out, progress_line(out, text, share), passing)
 
 
 def _typed(prompt: str, stop: threading.Event) -> str:

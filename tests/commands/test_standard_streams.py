@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pyte
 import pytest
 
 from swarm.commands import output
@@ -170,6 +171,16 @@ def test_no_line_is_glued_to_progress(monkeypatch: pytest.MonkeyPatch, write: Ca
     *_, progress, after, rest = screen.getvalue().split("\n")
     assert "50%" in progress
     assert (after, rest) == ("next", "")
+
+
+@pytest.mark.parametrize("write", [lambda: output.say("next"), lambda: output.complain("next")], ids=["out", "err"])
+def test_how_far_a_load_is_goes_when_it_is_over(monkeypatch: pytest.MonkeyPatch, write: Callable[[], object]) -> None:
+    screen = one_screen(monkeypatch)
+    shown = pyte.Screen(80, 3)
+    Terminal().loading("loading demo 99 %, 1 s left", 0.99)
+    write()
+    pyte.Stream(shown).feed(screen.getvalue().replace("\n", "\r\n"))
+    assert [line.rstrip() for line in shown.display] == ["next", "", ""]
 
 
 def test_progress_that_ends_a_command_ends_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
