@@ -26,6 +26,7 @@ def out(monkeypatch: pytest.MonkeyPatch) -> ScreenText:
     for name, value in (("COLUMNS", "40"), ("LINES", "10"), ("TERM", "xterm")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
+    output.flush()  # an earlier test may have left a line of progress without an end
     return ScreenText()
 
 
