@@ -44,7 +44,7 @@ VALUES = {
 TAKES: dict[tuple[str, ...], set[str]] = {
     ("status",): {"--api-key"},
     ("top",): {"--api-key"},
-    ("chat", "hello"): {"--api-key", "--model"},
+    ("chat", "hello"): {"--api-key", "--model", "--plain"},
     ("vote", "hello"): {"--api-key", "--model", "--votes", "--strategy"},
     ("launch", "claude"): {"--api-key", "--model"},
     ("bench", "load"): {"--api-key", "--model", "--votes"},
