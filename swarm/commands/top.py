@@ -40,7 +40,7 @@ MANY_ROWS: Final = 100_000  # of one picture that is not cut
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class Known:
     """What is known now. `gone`: since when the node does not answer, and why; `error`: why it is asked no more."""
 
     state: SwarmState
@@ -83,7 +83,7 @@ class Follower:
 
     def __init__(self, api: NodeApi) -> None:
         self._api = api
-        self._news = News(SwarmState(requests={}))
+        self._news = Known(SwarmState(requests={}))
         self._changed = threading.Condition()
         self._over = threading.Event()
         self._wake_read, self._wake_write = os.pipe()
@@ -101,7 +101,7 @@ class Follower:
         """Readable once there is news."""
         return self._wake_read
 
-    def look(self) -> News:
+    def look(self) -> Known:
         """What is known now; takes notice of it. Raises what ended the thread."""
         with suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
@@ -112,7 +112,7 @@ class Follower:
         with suppress(OSError):  # the pipe is full: whoever waits is awake
             os.write(self._wake_write, b".")
 
-    def settled(self, settled_s: float) -> News:
+    def settled(self, settled_s: float) -> Known:
         """What is known once every node has told of itself, or `settled_s` after the first word. Raises SwarmError."""
         with self._changed:
             told = self._changed.wait_for(lambda: self._news.error or self._news.state.view is not None, TOLD_S)
@@ -121,7 +121,7 @@ class Follower:
             self._changed.wait_for(lambda: self._news.error or self._news.state.is_settled, settled_s)
         return self._checked(self._news)
 
-    def _checked(self, news: News) -> News:
+    def _checked(self, news: Known) -> Known:
         if news.error is not None:
             raise news.error
         return news
@@ -157,9 +157,9 @@ class Follower:
         state = self._news.state
         if event.kind != "alive":
             state = after(state, event.kind, event.parts)
-        self._tell(News(state))
+        self._tell(Known(state))
 
-    def _tell(self, news: News) -> None:
+    def _tell(self, news: Known) -> None:
         with self._changed:
             self._news = news
             self._changed.notify_all()
