@@ -231,6 +231,25 @@ test("what each key uses is shown with its limits, and what was refused beyond t
   );
 });
 
+test("who may not manage is told how to, and asks for nothing that is not told", async () => {
+  await withPage("", async (page, context) => {
+    const asked = [];
+    page.on("request", (request) => asked.push(request.url()));
+    await context.route("**/swarm/v1/page", async (route) => {
+      const response = await route.fetch();
+      const told = await response.json();
+      await route.fulfill({ response, json: { ...told, may: { ...told.may, manage: false }, how: { ...told.how, manage: "type this" } } });
+    });
+    await page.reload();
+    for (const screen of ["requests", "requests/logs", "requests/usage"]) {
+      await show(page, screen);
+      await page.getByText("type this").waitFor();
+      assert.equal(await page.locator("main").getByRole("searchbox").count(), 0);
+    }
+    for (const url of asked.filter((one) => one.includes("parts="))) assert.doesNotMatch(url, /request|usage|log|pull/);
+  });
+});
+
 test("a request in progress says whose it is, which model it asks and how far it is, and is ended", async () => {
   await withPage(
     "#/requests",
