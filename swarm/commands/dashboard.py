@@ -158,7 +158,7 @@ def header(state: SwarmState, columns: int, now: datetime, gone: tuple[datetime,
         first = joined(
             [Text("the swarm as ") + words(view.node.name, "bold") + Text(" sees it"), status, words(view.node.mode)]
         )
-        first = joined([first, words(view.node.url), Text(f"version {view.node.version}", "dim")], columns)
+        first = joined([first, words(view.node.url), words(f"version {view.node.version}", "dim")], columns)
         lines = [first, joined(figures(state), columns)]
     if view is not None and view.upstream is not None:
         lines.append(upstream_line(view.upstream))
@@ -196,7 +196,7 @@ def figures(state: SwarmState) -> list[Text]:
 def upstream_line(upstream: UpstreamEntry) -> Text:
     """Where requests may go beside the nodes."""
     said = words(upstream.problem, "yellow") if upstream.problem else Text(f"{upstream.requests} sent so far")
-    return joined([Text("upstream ") + words(upstream.host), Text(upstream.mode), said])
+    return joined([Text("upstream ") + words(upstream.host), words(upstream.mode), said])
 
 
 def keys_line(shown: Shown, columns: int) -> Text:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -125,6 +126,33 @@ def test_what_is_said_of_each(state: SwarmState, said: str) -> None:
     text = "\n".join(lines(state, 100, 40))
     assert " ".join(said.split()) in " ".join(text.split())
     assert "\x1b" not in text
+
+
+READ = ("source", "state", "from", "began", "since", "level")
+
+
+def hostile(value: Any) -> Any:
+    """With every text but those that are read as one of a few words followed by what would draw on a terminal."""
+    match value:
+        case dict():
+            told = cast("dict[str, Any]", value)
+            return {key: told[key] if key in READ else hostile(told[key]) for key in told}
+        case list():
+            return [hostile(told) for told in cast("list[Any]", value)]
+        case _:
+            pass
+    return f"{value}\x1b[2J\x1b]0;title\x07\r\n\u202e[bold]:smile:" if isinstance(value, str) else value
+
+
+def test_the_words_of_others_draw_nothing() -> None:
+    told = hostile(parts_of(3, 2))
+    told["view"][""]["node"]["id"] = OWN
+    state = after(SwarmState(requests={}), "snapshot", told)
+    assert not state.unread
+    for models in (False, True):
+        text = "\n".join(lines(state, 400, 100, Shown(models=models)))
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
+        assert "[bold]:smile:" in text
 
 
 def test_a_long_finding_says_at_least_what_to_do_first() -> None:
