@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from swarm.cli import build_parser, main
-from swarm.commands.chat import vote_line
+from swarm.commands.chat_answer import vote_line
 from swarm.commands.parser import Parser
 from swarm.commands.status import render
 from swarm.commands.terminal import Terminal
@@ -194,10 +194,13 @@ def test_status_says_since_when_and_why_a_peer_is_dead_and_who_is_absent() -> No
 
 
 def test_a_vote_in_one_line() -> None:
-    swarm = {"strategy": "auto", "votes": 4, "asked": 5, "agreement": 0.75, "elapsed_ms": 12, "winner": "Zeus@kitchen"}
-    assert vote_line(swarm) == "  [4 votes of 5 asked, 75% agree, 12 ms]"
-    assert vote_line({**swarm, "confirmed": False}).endswith("; the vote preferred Zeus@kitchen]")
-    assert vote_line({**swarm, "strategy": "single"}) == "  [Zeus@kitchen, 12 ms]"
+    swarm = {"strategy": "auto", "votes": 4, "asked": 5, "quorum": True, "elapsed_ms": 12, "winner": "Zeus@kitchen"}
+    candidates = [{"voter": str(number), "group": int(number > 2)} for number in range(4)]
+    assert vote_line({**swarm, "candidates": candidates}) == "3 of 4 agree · 0 tokens · 12 ms"
+    assert vote_line({**swarm, "quorum": False}) == "no consensus, 4 of 5 voted · 0 tokens · 12 ms"
+    assert vote_line({**swarm, "strategy": "single"}) == "Zeus@kitchen · 0 tokens · 12 ms"
+    assert vote_line({**swarm, "winner": None}) == "nobody gave an answer · 0 tokens · 12 ms"
+    assert vote_line({"strategy": 7}) == ""
 
 
 def test_progress_in_a_log_is_a_line_per_tenth(capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,8 +224,19 @@ def test_help_and_status_import_nothing_heavy(arguments: list[str]) -> None:
     )
     loaded = set(done.stderr.split())
     assert "swarm.cli" in loaded
-    heavy = {"pydantic", "aiohttp", "cryptography", "zeroconf", "psutil", "xllamacpp", "jsonschema"}
-    assert heavy & loaded == set()
+    heavy = {
+        "pydantic",
+        "aiohttp",
+        "cryptography",
+        "zeroconf",
+        "psutil",
+        "xllamacpp",
+        "jsonschema",
+        "rich",
+        "prompt_toolkit",
+    }
+    drawing = {"rich", "prompt_toolkit"}
+    assert (heavy | drawing) & loaded == set()
 
 
 @pytest.mark.parametrize(

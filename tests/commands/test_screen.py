@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import subprocess
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -17,7 +16,6 @@ from swarm.commands import output
 from swarm.commands.screen import LiveView, console, lines_of, progress, progress_line, words
 from swarm.commands.terminal import show_share
 from tests.doubles.typist import ScreenText
-from tests.e2e.node_process import PROGRAM
 
 
 @pytest.fixture
@@ -212,12 +210,3 @@ def test_progress_in_a_terminal_without_the_letters(out: ScreenText, monkeypatch
     monkeypatch.setattr(out, "encoding", "ascii", raising=False)
     assert progress_line(out, "x", 1.5).isascii()
     assert "100" in progress_line(out, "100", None)
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["version"], ["status", "--url", "http://127.0.0.1:9"], ["models"]])
-def test_what_draws_nothing_does_not_wait_for_rich(arguments: list[str]) -> None:
-    command = [PROGRAM[0], "-X", "importtime", *PROGRAM[1:], *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    imported = [line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")]
-    assert "swarm.cli" in imported
-    assert not [name for name in imported if name.partition(".")[0] in ("rich", "prompt_toolkit")]
