@@ -501,6 +501,26 @@ test("the owner's link opens once, and invites; the other nodes join, and one is
   );
 });
 
+test("a page that nobody looks at reads nothing, and goes on where it was", async () => {
+  await withPage("", async (page) => {
+    const looked = (hidden) =>
+      page.evaluate((value) => {
+        Object.defineProperty(document, "hidden", { configurable: true, value });
+        document.dispatchEvent(new Event("visibilitychange"));
+      }, hidden);
+    const isStream = (request) => request.url().includes("/v1/events");
+    await page.getByRole("article", { name: NODES[1].name }).getByText("alive").waitFor();
+    const ended = page.waitForEvent("requestfailed", isStream);
+    await looked(true);
+    await ended;
+    await page.getByText("paused").waitFor();
+    const again = page.waitForRequest(isStream);
+    await looked(false);
+    assert.match((await again).headers()["last-event-id"], /^\w+-\d+$/);
+    await page.getByText("paused").waitFor({ state: "detached" });
+  });
+});
+
 test("a node that goes is said on the page of another within three seconds", async (t) => {
   await withPage("", async (page) => {
     const card = page.getByRole("article", { name: NODES[1].name });
