@@ -73,8 +73,9 @@ def chat(api: NodeApi, question: str, options: ChatOptions) -> int:
     Raises SwarmError for a lone question that gets no whole answer; a conversation says so and goes on.
     """
     typed = is_terminal(sys.stdin)
-    drawn = not options.plain and may_redraw(sys.stdout, os.environ)
-    talk = Talk(api, Conversation(options.model), _markdown if drawn else _plain)
+    watched = is_terminal(sys.stdout) and (typed or bool(question))  # else the answers alone are wanted
+    drawn = watched and not options.plain and may_redraw(sys.stdout, os.environ)
+    talk = Talk(api, Conversation(options.model), _markdown if drawn else lambda: PlainWords(watched))
     if question:
         return STOPPED if talk.ask(question).get("stopped") else DONE
     if typed and drawn:
@@ -180,10 +181,6 @@ def _markdown() -> AnswerScreen:
     from swarm.commands.chat_markdown import MarkdownScreen
 
     return MarkdownScreen(sys.stdout)
-
-
-def _plain() -> AnswerScreen:
-    return PlainWords(is_terminal(sys.stdout))
 
 
 class PlainWords:
@@ -488,6 +485,7 @@ class Talk:
         shown = clean_line(question["content"])
         say_line(f"  asking again: {shown[:60]}{'…' if len(shown) > 60 else ''}")
         self._put(talk.asking(question["content"], question.get("images") or ()))
+        self._images.clear()  # those of the question that got no answer
 
     def _tools(self, _: TypedCommand) -> None:
         answer = self.conversation.last_answer or {}

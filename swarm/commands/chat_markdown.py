@@ -8,9 +8,11 @@ models say has become text without control characters before any of this, and wh
 from __future__ import annotations
 
 import re
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -249,6 +251,19 @@ class _AnswerView(LiveView):
         return self._lock
 
 
+@contextmanager
+def _undisturbed() -> Generator[None]:
+    """A further Ctrl-C counts for nothing: what it would break off draws into whatever comes next."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class MarkdownScreen:
     """Shows one answer. Use as a context around all of it; `show` may come as often as a model speaks."""
 
@@ -272,7 +287,8 @@ class MarkdownScreen:
 
     def __exit__(self, *_: object) -> None:
         """What has come is there for good, however the answer ended."""
-        self._view.stop()
+        with _undisturbed():
+            self._view.stop()
         thoughts = self._thoughts_end() if not self._thought else []
         calls = [line for call in self._answer.calls for line in self._dim(call_line(call))]
         self._print(

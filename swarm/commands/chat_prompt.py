@@ -13,6 +13,7 @@ from typing import Final
 from platformdirs import user_state_path
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application import get_app
+from prompt_toolkit.buffer import Buffer
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
@@ -20,11 +21,14 @@ from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from prompt_toolkit.styles import Style
 
 from swarm.commands.chat_commands import completions
 
 MOST_KEPT_CHARS: Final = 16 * 1024  # of one entry: what is longer was pasted, and nobody searches it
+MOST_TYPED_CHARS: Final = 1_000_000  # of one message, as on the page; more is no question, and the node refuses it
+TOO_MUCH: Final = "that is {:,} characters, and a message has {:,} at most: left out"
 MOST_FILE_BYTES: Final = 1 << 20  # of the history; then its older half goes
 OWN_FILE: Final = 0o600
 PROMPT: Final = "> "
@@ -43,10 +47,11 @@ class ChatPrompt:
         self, history: History, models: Callable[[], Iterable[str]], below: Callable[[], str], begun: Callable[[], None]
     ) -> None:
         self._below, self._begun = below, begun
+        self._refused = ""  # what was not taken, until something else is typed
         self._session: PromptSession[str] = PromptSession(
             history=history,
             multiline=True,
-            key_bindings=_keys(),
+            key_bindings=_keys(self._refuse),
             completer=_Completer(models),
             complete_in_thread=True,
             complete_while_typing=Condition(_is_command),
@@ -54,7 +59,9 @@ class ChatPrompt:
             prompt_continuation=GOES_ON,
             bottom_toolbar=self._toolbar,
             style=STYLE,
+            enable_suspend=True,
         )
+        self._session.default_buffer.on_text_changed += self._changed
 
     def read(self) -> str:
         """What somebody sent. Raises Left at the end, KeyboardInterrupt for Ctrl-C in an empty line."""
@@ -64,7 +71,15 @@ class ChatPrompt:
         except EOFError:
             raise Left from None
 
+    def _refuse(self, why: str) -> None:
+        self._refused = why
+
+    def _changed(self, _: Buffer) -> None:
+        self._refused = ""
+
     def _toolbar(self) -> StyleAndTextTuples:
+        if self._refused:
+            return [("bold", f"{GOES_ON}{self._refused}")]
         return [("fg:ansibrightblack", f"{GOES_ON}{self._below()}")]
 
 
@@ -76,7 +91,7 @@ def _is_command() -> bool:
     return get_app().current_buffer.text.startswith("/")
 
 
-def _keys() -> KeyBindings:
+def _keys(refused: Callable[[str], None]) -> KeyBindings:
     keys = KeyBindings()
     typing = has_focus(DEFAULT_BUFFER)
 
@@ -90,6 +105,15 @@ def _keys() -> KeyBindings:
     @keys.add("escape", "enter", filter=typing)
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
+
+    @keys.add(Keys.BracketedPaste, filter=typing)
+    def _(event: KeyPressEvent) -> None:
+        text = event.data.replace("\r\n", "\n").replace("\r", "\n")
+        room = MOST_TYPED_CHARS - len(event.current_buffer.text)
+        if len(text) <= room:
+            event.current_buffer.insert_text(text)
+        else:
+            refused(TOO_MUCH.format(len(text), MOST_TYPED_CHARS))
 
     @keys.add("c-c", filter=typing & Condition(lambda: bool(get_app().current_buffer.text)))
     def _(event: KeyPressEvent) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import subprocess
+import sys
 from collections.abc import AsyncGenerator, Generator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
@@ -227,6 +228,23 @@ async def test_in_a_pipe_each_line_is_a_question_and_only_winners_come_out(tmp_p
         assert process.returncode == 0
     assert out == f"{PROSE}\n{PROSE}\n"
     assert ("assistant", PROSE) in conversation_of(engine)
+
+
+def test_a_question_from_a_pipe_is_answered_by_words_alone_on_a_terminal_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter(["/what colour?"])
+    monkeypatch.setattr(chat_command, "is_terminal", lambda stream: stream is sys.stdout)
+    monkeypatch.setattr("builtins.input", lambda *_: next(lines, None) or raised(EOFError()))
+    end = b'data: {"choices": [], "swarm": {"strategy": "single", "winner": "Zeus@kitchen"}}\n\ndata: [DONE]\n\n'
+    with answering(200, DELTA + end) as (url, asked):
+        assert chat_command.chat(NodeApi(url), "", ChatOptions()) == 0
+    assert capsys.readouterr().out == "red\n"
+    assert asked
+
+
+def raised(error: Exception) -> str:
+    raise error
 
 
 async def test_a_lone_question_that_is_stopped_ends_with_1(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from swarm.commands import chat_markdown
 from swarm.commands.chat_answer import AnswerSoFar
 from swarm.commands.chat_markdown import MarkdownScreen, blocks_of
+from swarm.commands.screen import LiveView
 from tests.doubles.typist import ScreenText
 from tests.hostile.test_terminal_text import STREAMED, WORST, stray
 
@@ -225,6 +228,18 @@ def test_thoughts_are_short_and_then_one_line() -> None:
     assert found[0].endswith(" s, 120 words")
     assert found[1] == "So it is."
     assert "thought 59" in written, "shown while it came"
+
+
+def test_a_second_ctrl_c_breaks_off_nothing_that_is_being_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = LiveView.stop
+
+    def impatient(view: LiveView) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        stop(view)
+
+    monkeypatch.setattr(LiveView, "stop", impatient)
+    assert lines(answered("To be")) == ["To be"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_calls_of_tools_are_a_line_each() -> None:

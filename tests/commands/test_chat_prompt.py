@@ -99,6 +99,18 @@ async def test_several_lines_are_one_message_typed_or_pasted(tmp_path: Path) -> 
             await leaves(me)
 
 
+async def test_a_paste_that_is_no_question_is_left_out_and_said(tmp_path: Path) -> None:
+    async with node(saying("Hello!")) as (kitchen, engine), chatting(kitchen.url, tmp_path) as me:
+        await me.sees("> ")
+        me.type(b"short ")
+        await asyncio.to_thread(me.type, b"\x1b[200~" + b"x" * 1_000_001 + b"\x1b[201~")
+        await me.shows(lambda lines: "that is 1,000,001 characters" in lines[-1])
+        me.type(b"question\r")
+        await me.sees("Hello!")
+        assert conversation_of(engine) == [("user", "short question")]
+        await leaves(me)
+
+
 async def test_what_is_typed_is_kept_for_its_user_alone_and_no_answer_is(tmp_path: Path) -> None:
     async with node(saying("Secret words.")) as (kitchen, _):
         async with chatting(kitchen.url, tmp_path, "--no-history") as me:
