@@ -297,7 +297,7 @@ async def test_ctrl_z_and_a_terminal_that_takes_nothing(tmp_path: Path) -> None:
     async with at_a_terminal(tmp_path, *DEMO) as typist:
         url = await started(typist)
         typist.process.send_signal(signal.SIGTSTP)
-        await asyncio.to_thread(os.waitid, os.P_PID, typist.process.pid, os.WSTOPPED | os.WNOWAIT)
+        await asyncio.to_thread(os.waitpid, typist.process.pid, os.WUNTRACED)
         assert typist.echoes
         before = len(typist.screen)
         typist.process.send_signal(signal.SIGCONT)

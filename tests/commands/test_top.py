@@ -273,7 +273,7 @@ async def test_ctrl_z_gives_the_terminal_back_for_a_while(tmp_path: Path) -> Non
         async with at_a_terminal(tmp_path, "top", "--url", node.url) as typist:
             await typist.shows(lambda lines: lines[-1].startswith("q ends"))
             typist.process.send_signal(signal.SIGTSTP)
-            await asyncio.to_thread(os.waitid, os.P_PID, typist.process.pid, os.WSTOPPED | os.WNOWAIT)
+            await asyncio.to_thread(os.waitpid, typist.process.pid, os.WUNTRACED)
             await typist.shows(lambda _: "\x1b[?1049l" in typist.screen)
             assert typist.echoes
             before = len(typist.screen)
