@@ -267,6 +267,8 @@ def _undisturbed() -> Generator[None]:
 class MarkdownScreen:
     """Shows one answer. Use as a context around all of it; `show` may come as often as a model speaks."""
 
+    drawn_share: int = DRAWN_SHARE
+
     def __init__(self, out: TextIO) -> None:
         self._console = console(out)
         self._console.push_theme(STYLES)
@@ -314,7 +316,7 @@ class MarkdownScreen:
                 self._print([*thoughts, *lasting])
             else:
                 self._view.refresh()
-            self._next_at = time.monotonic() + (time.monotonic() - began) * DRAWN_SHARE
+            self._next_at = time.monotonic() + (time.monotonic() - began) * self.drawn_share
 
     def overrule(self, answer: AnswerSoFar) -> None:
         """The winner's words, after those that were shown."""

@@ -148,7 +148,7 @@ def history_file() -> Path:
     return user_state_path("local-swarm", appauthor=False) / "chat-history"
 
 
-def open_history(path: Path | None, problem: Callable[[str], None]) -> History:
+def open_history(path: Path | None, problem: Callable[[str], None], most_bytes: int = MOST_FILE_BYTES) -> History:
     """The history in `path`, None: only until the conversation ends. What stands in its way is told to `problem`."""
     if path is None:
         return InMemoryHistory()
@@ -156,17 +156,17 @@ def open_history(path: Path | None, problem: Callable[[str], None]) -> History:
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, OWN_FILE))
         path.chmod(OWN_FILE)
-        _shorten(path)
+        _shorten(path, most_bytes)
         return _KeptHistory(str(path), problem)
     except OSError as error:
         problem(f"what you type is not kept, {path} cannot be used ({error.strerror or error})")
         return InMemoryHistory()
 
 
-def _shorten(path: Path) -> None:
-    if path.stat().st_size <= MOST_FILE_BYTES:
+def _shorten(path: Path, most_bytes: int) -> None:
+    if path.stat().st_size <= most_bytes:
         return
-    kept = path.read_bytes()[-MOST_FILE_BYTES // 2 :]
+    kept = path.read_bytes()[-most_bytes // 2 :]
     begin = kept.find(b"\n\n# ")  # of an entry
     shorter = path.with_name(f"{path.name}.new")
     shorter.write_bytes(kept[begin + 1 :] if begin >= 0 else b"")

@@ -52,7 +52,7 @@ def sized(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("COLUMNS", str(COLUMNS)), ("LINES", str(ROWS)), ("TERM", "xterm")):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(chat_markdown, "DRAWN_SHARE", 0)
+    monkeypatch.setattr(chat_markdown.MarkdownScreen, "drawn_share", 0)
 
 
 def delta(**fields: Any) -> dict[str, Any]:

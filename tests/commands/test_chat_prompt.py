@@ -334,15 +334,14 @@ def test_a_history_that_cannot_be_kept_is_said_once(tmp_path: Path) -> None:
     assert len(said) == 2
 
 
-def test_a_history_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat_prompt, "MOST_FILE_BYTES", 2000)
+def test_a_history_stays_small(tmp_path: Path) -> None:
     said: list[str] = []
     file = tmp_path / "history"
-    kept = chat_prompt.open_history(file, said.append)
+    kept = chat_prompt.open_history(file, said.append, 2000)
     kept.store_string("x" * (chat_prompt.MOST_KEPT_CHARS + 1))
     for number in range(100):
         kept.store_string(f"question {number}\nsecond line")
-    again = chat_prompt.open_history(file, said.append)
+    again = chat_prompt.open_history(file, said.append, 2000)
     assert file.stat().st_size <= 1000
     strings = list(again.load_history_strings())
     assert strings[0] == "question 99\nsecond line"

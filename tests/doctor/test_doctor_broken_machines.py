@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
 from email.utils import formatdate
@@ -95,19 +95,19 @@ def test_a_taken_port_and_a_machine_without_network_are_named(settings: Settings
 @pytest.mark.parametrize(
     ("change", "headers", "check", "words"),
     [
-        ({}, {"Date": formatdate(usegmt=True)}, None, ""),
-        ({}, {"Date": formatdate(1.0, usegmt=True)}, "clock", "behind this machine: invitations"),
-        ({"protocol": 2}, {}, "peer", "speaks federation protocol 2 and this node speaks 1"),
-        ({"name": ""}, {}, "peer", "does not describe a node"),
+        ({}, lambda: {"Date": formatdate(usegmt=True)}, None, ""),
+        ({}, lambda: {"Date": formatdate(1.0, usegmt=True)}, "clock", "behind this machine: invitations"),
+        ({"protocol": 2}, dict[str, str], "peer", "speaks federation protocol 2 and this node speaks 1"),
+        ({"name": ""}, dict[str, str], "peer", "does not describe a node"),
     ],
 )
 async def test_a_peer_is_judged_by_what_it_answers(
-    settings: Settings, change: dict[str, object], headers: dict[str, str], check: str | None, words: str
+    settings: Settings, change: dict[str, object], headers: Callable[[], dict[str, str]], check: str | None, words: str
 ) -> None:
     about = {"id": "study", "name": "study", "version": "1", "protocol": 1, "url": "http://x:1", **change}
 
     async def describe(_: web.BaseRequest) -> web.Response:
-        return web.Response(text=json.dumps(about), content_type="application/json", headers=headers)
+        return web.Response(text=json.dumps(about), content_type="application/json", headers=headers())
 
     runner = web.ServerRunner(web.Server(describe))
     await runner.setup()

@@ -73,11 +73,14 @@ class Typist:
         self.picture.resize(rows, columns)
 
     async def shows(self, holds: Callable[[list[str]], object]) -> list[str]:
-        """The lines of the screen, once they are such."""
-        async with asyncio.timeout(ENDED_S):
-            while not holds(self.lines):
-                self._more.clear()
-                await self._more.wait()
+        """The lines of the screen, once they are such. Raises AssertionError with what is there instead."""
+        try:
+            async with asyncio.timeout(ENDED_S):
+                while not holds(self.lines):
+                    self._more.clear()
+                    await self._more.wait()
+        except TimeoutError:
+            raise AssertionError("waited in vain; on the screen:\n" + "\n".join(self.lines)) from None
         return self.lines
 
     def type(self, keys: bytes) -> None:
@@ -140,12 +143,16 @@ class Reader(Typist):
         await self.sees(f"{line}\n")
 
 
+def of_a_terminal(folder: Path) -> dict[str, str]:
+    """The variables of a program there: without a size, which the terminal has (pytest-xdist gives its workers one)."""
+    return {name: value for name, value in environment(folder).items() if name not in ("COLUMNS", "LINES")}
+
+
 @asynccontextmanager
 async def reading_a_terminal(folder: Path, *words: str) -> AsyncGenerator[Reader]:
     """The same as `at_a_terminal`, with somebody who reads what stands on the screen."""
-    variables = {**environment(folder), "TERM": "xterm"}
-    for name in ("COLUMNS", "LINES", "NO_COLOR"):
-        variables.pop(name, None)
+    variables = {**of_a_terminal(folder), "TERM": "xterm"}
+    variables.pop("NO_COLOR", None)
     async with at_a_terminal_of([*PROGRAM, *words], variables, None, kind=Reader) as reader:
         assert isinstance(reader, Reader)
         yield reader
@@ -156,7 +163,7 @@ async def at_a_terminal(
     folder: Path, *words: str, term: str = "xterm", columns: int = 80, rows: int = 24
 ) -> AsyncGenerator[Typist]:
     """`swarm` with these words in a terminal of its own, as if its home were `folder`; killed at the end."""
-    variables = {**environment(folder), "TERM": term, "INPUTRC": os.devnull}
+    variables = {**of_a_terminal(folder), "TERM": term, "INPUTRC": os.devnull}
     async with at_a_terminal_of([*PROGRAM, *words], variables, None, columns, rows) as typist:
         yield typist
 

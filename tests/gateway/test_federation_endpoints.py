@@ -120,7 +120,9 @@ async def test_work_ends_with_the_callers_deadline(stage: Stage) -> None:
     stage.plays(asyncio.Event())
     (line,) = lines(await stage.candidates(X_Swarm_Deadline_Ms="30"))
     assert line["error"]["code"] == "deadline_exceeded"
-    assert (await stage.generate(X_Swarm_Deadline_Ms="10")).error["code"] == "deadline_exceeded"
+    assert '"code": "deadline_exceeded"' in (await stage.generate(X_Swarm_Deadline_Ms="10")).text, (
+        "as a 504, or in a stream"
+    )
     assert stage.engine.running == 0
 
 

@@ -27,6 +27,7 @@ ALLOWED = {
     ("faults/watch.py", "_again_and_again"): "nodes are looked at so often",
     ("federation/test_federation_client.py", "beat"): "a peer whose heartbeats come in time",
     ("hostile/slow_clients.py", "_drip"): "an attacker whose bytes come slowly",
+    ("hostile/test_hostile_states.py", "drip"): "a peer whose bytes come slowly",
 }
 
 PATCHED_CONSTANT = re.compile(r"setattr\([^()]*\"(?:[\w.]+\.)?(?P<name>_?[A-Z][A-Z0-9_]+)\"")
