@@ -37,8 +37,9 @@ def has_terminal(out: TextIO) -> bool:
 
 
 def live_part() -> LivePart | None:
-    """That of standard output; None where that is no terminal that can redraw."""
-    return LivePart(sys.stdout) if may_redraw(sys.stdout, os.environ) else None
+    """That of standard output; None where that is no terminal that can redraw, or one of Windows."""
+    can_stand = hasattr(os, "tcgetpgrp") and may_redraw(sys.stdout, os.environ)
+    return LivePart(sys.stdout) if can_stand else None
 
 
 class LivePart:
