@@ -26,6 +26,7 @@ VOTERS_S: Final = 60.0  # far above what it takes until all voters of a busy mac
 SLOTS: Final = 4  # --workers' default
 
 QUESTION: Final = "What is the capital of France?"
+SHORT_TOKENS: Final = 64  # enough for what the embedded models say; a real one may ramble on for minutes
 LONG_TOKENS: Final = 1500  # seconds of generation, and within the embedded model's context of 2048
 
 _SERIES = re.compile(r"^(?P<series>swarm_\S+) (?P<value>\S+)$", re.MULTILINE)
@@ -45,7 +46,9 @@ class Answer:
         return {candidate["voter"].rpartition("@")[2] for candidate in counted}
 
 
-async def ask(node: NodeProcess, question: str = QUESTION, model: str = "demo", **swarm: object) -> Answer:
+async def ask(
+    node: NodeProcess, question: str = QUESTION, model: str = "demo", max_tokens: int = SHORT_TOKENS, **swarm: object
+) -> Answer:
     """The node's answer; `swarm` is the request extension. Raises openai.APIError."""
     async with AsyncOpenAI(
         base_url=f"{node.url}/v1",
@@ -54,7 +57,10 @@ async def ask(node: NodeProcess, question: str = QUESTION, model: str = "demo", 
         timeout=ANSWER_TIMEOUT_S,
     ) as client:
         completion = await client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": question}], extra_body={"swarm": swarm}
+            model=model,
+            messages=[{"role": "user", "content": question}],
+            max_tokens=max_tokens,
+            extra_body={"swarm": swarm},
         )
     assert completion.model_extra is not None, "no extension fields"
     return Answer(completion.choices[0].message.content or "", completion.model_extra["swarm"])

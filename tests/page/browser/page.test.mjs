@@ -210,7 +210,10 @@ test("what each key uses is shown with its limits, and what was refused beyond t
       const lines = page.getByRole("listbox", { name: "Log lines" });
       await lines.getByText("429 rate_limit_exceeded").waitFor();
       await page.getByLabel("Level").selectOption("errors");
-      await page.getByText("No line matches.").waitFor();
+      await page
+        .getByText("No line matches.")
+        .waitFor()
+        .catch(async () => assert.fail(`the node logs errors: ${(await page.getByRole("option").allInnerTexts()).join("\n")}`));
       await page.getByLabel("Level").selectOption("all");
       await page.getByRole("button", { name: "Pause" }).click();
       const before = await page.getByRole("option").count();
