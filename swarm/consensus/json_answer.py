@@ -1,6 +1,8 @@
 """Answers that are JSON, or call tools with it: equal where their values are; JSON is otherwise alike leaf by leaf.
 
-Of a call the tool and the arguments count. Ids are left out: each voter makes its own.
+Of a call the tool and the arguments count. Ids are left out: each voter makes its own; so are arguments that only
+comment on the others (`x-swarm-remark` in their schema, or a shell tool's `description`). The winner's own go out as
+they are.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from rapidfuzz import fuzz
 
 from swarm.consensus.answers import AbstainReason, Flaw
 from swarm.consensus.code_answer import fenced_blocks, is_one_block
-from swarm.consensus.schema import MAX_JSON_CHARS, canonical_json, coerced, parse_json, without_defaults
+from swarm.consensus.schema import MAX_JSON_CHARS, canonical_json, coerced, parse_json, what_counts
 from swarm.engines.schema_check import Violation, violations
 from swarm.generation import Candidate, GenerationRequest, JsonObject, ResponseFormat, ToolCall, ToolSpec
 
@@ -27,6 +29,7 @@ _JSON_TAGS = ("json", "jsonc", "json5", "")
 _DIGITS = re.compile(r"\d+")
 
 MAX_CALLS = 64  # in one answer; agents make a handful
+SHELL_TOOLS = frozenset({"bash", "shell"})  # coding agents' own: `description` says in free words what a command is for
 _Call = tuple[str, str]  # the tool's name and its arguments in canonical form
 
 
@@ -57,7 +60,7 @@ def read_demanded_json(text: str, form: ResponseFormat) -> JsonAnswer | Flaw:
     schema = _demanded(form)
     if broken := violations(schema, value.json):
         return Flaw(AbstainReason.BREAKS_SCHEMA, f"{broken[0].path}: {broken[0].keyword}")
-    return json_answer(without_defaults(schema, value.json))
+    return json_answer(what_counts(schema, value.json))
 
 
 def _demanded(form: ResponseFormat) -> JsonObject:
@@ -161,7 +164,10 @@ def _arguments(call: ToolCall, schema: JsonObject) -> str | Flaw:
     value = coerced(schema, value)
     if broken := violations(schema, value):
         return Flaw(AbstainReason.BREAKS_SCHEMA, f"{call.name} {broken[0].path}: {broken[0].keyword}")
-    return canonical_json(without_defaults(schema, value))
+    compared = what_counts(schema, value)
+    if isinstance(compared, dict) and call.name.casefold() in SHELL_TOOLS and len(compared) > 1:
+        compared.pop("description", None)
+    return canonical_json(compared)
 
 
 def schema_violations(request: GenerationRequest, candidate: Candidate) -> tuple[Violation, ...]:

@@ -2,8 +2,8 @@
 
 The canonical text is equal exactly where the values are equal: RFC 8785 (JCS), extended to integers beyond 2^53.
 
-A schema says which type to read a scalar as, and which members are defaults; whether a value keeps it, says
-`engines/schema_check.py`.
+A schema says which type to read a scalar as, which members are defaults, and which are remarks; whether a value keeps
+it, says `engines/schema_check.py`.
 """
 
 from __future__ import annotations
@@ -124,6 +124,8 @@ def _tagged(value: JsonValue) -> JsonValue:
 
 MAX_REFERENCE_HOPS = 8  # a reference to a reference is rare; a ring of them must end
 
+REMARK = "x-swarm-remark"  # in a property's schema: what it says is in each voter's own words, and decides nothing
+
 _INTEGER = re.compile(r"[+-]?\d{1,15}")
 _DECIMAL = re.compile(r"[+-]?(?:\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})(?:[eE][+-]?\d{1,2})?")
 
@@ -133,9 +135,9 @@ def coerced(root: JsonObject, value: JsonValue) -> JsonValue:
     return _coerced(root, root, value)
 
 
-def without_defaults(root: JsonObject, value: JsonValue) -> JsonValue:
-    """`value` without the members that only repeat the schema's `default`."""
-    return _without_defaults(root, root, value)
+def what_counts(root: JsonObject, value: JsonValue) -> JsonValue:
+    """`value` without the members that only repeat the schema's `default`, and without remarks."""
+    return _what_counts(root, root, value)
 
 
 def _coerced(root: JsonObject, schema: JsonValue, value: JsonValue) -> JsonValue:
@@ -185,18 +187,25 @@ def _read_as(value: JsonValue, name: JsonValue) -> JsonValue:
             return None
 
 
-def _without_defaults(root: JsonObject, schema: JsonValue, value: JsonValue) -> JsonValue:
+def _what_counts(root: JsonObject, schema: JsonValue, value: JsonValue) -> JsonValue:
     resolved = _resolve(root, schema)
     if isinstance(value, list):
-        return [_without_defaults(root, _item(resolved, index), item) for index, item in enumerate(value)]
+        return [_what_counts(root, _item(resolved, index), item) for index, item in enumerate(value)]
     if not isinstance(value, dict):
         return value
     kept: JsonObject = {}
     for key, member in value.items():
-        member_schema = _resolve(root, _member(resolved, key))
-        if "default" not in member_schema or not _same(member_schema["default"], member):
-            kept[key] = _without_defaults(root, member_schema, member)
+        named = _member(resolved, key)
+        member_schema = _resolve(root, named)
+        repeats = "default" in member_schema and _same(member_schema["default"], member)
+        if not (repeats or _is_remark(named) or _is_remark(member_schema)):
+            kept[key] = _what_counts(root, member_schema, member)
     return kept
+
+
+def _is_remark(schema: JsonValue) -> bool:
+    """Whether a member only comments on the others, as its schema says itself; beside a `$ref`, too."""
+    return isinstance(schema, dict) and schema.get(REMARK) is True
 
 
 def _same(default: JsonValue, value: JsonValue) -> bool:

@@ -104,3 +104,98 @@ def test_a_flood_of_calls_abstains() -> None:
     read_as = read(*[("now", "{}")] * 1000)
     assert isinstance(read_as, Flaw)
     assert read_as.reason is AbstainReason.TOO_LARGE
+
+
+REMARKED: JsonObject = {
+    "type": "object",
+    "$defs": {"Note": {"type": "string", "x-swarm-remark": True}},
+    "properties": {
+        "path": {"type": "string"},
+        "why": {"type": "string", "x-swarm-remark": True},
+        "note": {"$ref": "#/$defs/Note"},
+        "beside": {"$ref": "#/$defs/Text", "x-swarm-remark": True},
+        "edits": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"line": {"type": "integer"}, "reason": {"type": "string", "x-swarm-remark": True}},
+                "required": ["line", "reason"],
+            },
+        },
+        "title": {"type": "string", "x-swarm-remark": "yes"},
+        "description": {"type": "string"},
+    },
+    "required": ["path", "why"],
+}
+SHELL: JsonObject = {
+    "type": "object",
+    "properties": {"command": {"type": "string"}, "description": {"type": "string"}},
+    "required": ["command", "description"],
+}
+REMARKING = tuple(
+    ToolSpec(function=FunctionSpec(name=name, parameters=schema))
+    for name, schema in (("edit", REMARKED), ("bash", SHELL), ("Bash", SHELL), ("shell", SHELL), ("issue", SHELL))
+)
+
+
+def remarked(name: str, arguments: str) -> object:
+    answer = read_tool_calls([ToolCall(id="call_1", name=name, arguments=arguments)], REMARKING, True)
+    assert isinstance(answer, ToolCallAnswer), answer
+    return answer.key
+
+
+@pytest.mark.parametrize(
+    ("tool", "one", "other", "same"),
+    [
+        ("edit", '{"path": "a", "why": "for the test"}', '{"path": "a", "why": "as it was asked"}', True),
+        ("edit", '{"path": "a", "why": "x"}', '{"path": "b", "why": "x"}', False),
+        ("edit", '{"path": "a", "why": "x", "note": "one"}', '{"path": "a", "why": "x", "note": "two"}', True),
+        ("edit", '{"path": "a", "why": "x", "note": "one"}', '{"path": "a", "why": "x"}', True),
+        ("edit", '{"path": "a", "why": "x", "beside": "1"}', '{"path": "a", "why": "x", "beside": "2"}', True),
+        ("edit", '{"path": "a", "why": "x", "title": "one"}', '{"path": "a", "why": "x", "title": "two"}', False),
+        ("edit", '{"path":"a","why":"x","description":"1"}', '{"path":"a","why":"x","description":"2"}', False),
+        (
+            "edit",
+            '{"path": "a", "why": "x", "edits": [{"line": 1, "reason": "this"}]}',
+            '{"path": "a", "why": "x", "edits": [{"line": 1, "reason": "that"}]}',
+            True,
+        ),
+        (
+            "edit",
+            '{"path": "a", "why": "x", "edits": [{"line": 1, "reason": "x"}]}',
+            '{"path": "a", "why": "x", "edits": [{"line": 2, "reason": "x"}]}',
+            False,
+        ),
+        *(
+            (tool, '{"command": "date", "description": "Show the date"}', '{"command":"date","description":"x"}', True)
+            for tool in ("bash", "Bash", "shell")
+        ),
+        ("bash", '{"command": "date", "description": "x"}', '{"command": "whoami", "description": "x"}', False),
+        ("issue", '{"command": "add", "description": "x"}', '{"command": "add", "description": "y"}', False),
+    ],
+)
+def test_remarks_do_not_part_calls(tool: str, one: str, other: str, same: bool) -> None:
+    assert (remarked(tool, one) == remarked(tool, other)) == same
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [("edit", '{"path": "a"}'), ("edit", '{"path": "a", "why": 5.5}'), ("bash", '{"command": "date"}')],
+)
+def test_a_remark_keeps_its_schema_all_the_same(tool: str, arguments: str) -> None:
+    """5.5 is read as the text that it should be; nothing else is made up."""
+    answer = read_tool_calls([ToolCall(id="call_1", name=tool, arguments=arguments)], REMARKING, True)
+    assert isinstance(answer, Flaw) == ("why" not in arguments), answer
+
+
+def test_a_shell_tool_whose_only_argument_is_a_description_is_told_apart_by_it() -> None:
+    alone = ToolSpec(function=FunctionSpec(name="shell", parameters={"type": "object"}))
+    keys = {
+        answer.key
+        for text in ("one", "two")
+        for answer in [
+            read_tool_calls([ToolCall(id="1", name="shell", arguments=f'{{"description": "{text}"}}')], [alone], True)
+        ]
+        if isinstance(answer, ToolCallAnswer)
+    }
+    assert len(keys) == 2
