@@ -24,6 +24,7 @@ from swarm.commands.terminal import show_share
 from swarm.errors import SetupError, SwarmError, UnknownModel
 from swarm.evaluation.findings import Findings, measure
 from swarm.evaluation.plots import check_plots_possible, draw_plots, plots_are_possible
+from swarm.evaluation.public_sets import PUBLIC_SETS, public_questions
 from swarm.evaluation.questions import SHIPPED, Problem, QuestionSet, read_questions, shipped_questions
 from swarm.evaluation.report import Provenance, link_from, render_report, write_report
 from swarm.evaluation.samples import DrawPlan, SampleKey, SampleStore
@@ -199,6 +200,8 @@ def _question_set(name: str, options: BenchOptions) -> QuestionSet:
     """The set called `name`, or in the file of that name, as the options want it asked."""
     if name in SHIPPED:
         questions = shipped_questions(name)
+    elif name in PUBLIC_SETS:
+        questions = public_questions(name)
     else:
         questions = QuestionSet(Path(name).stem, read_questions(Path(name)), TEMPERATURE, MAX_TOKENS, SAMPLES)
     return replace(

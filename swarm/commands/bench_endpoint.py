@@ -157,6 +157,8 @@ class MeasuredEndpoint:
         body |= {"max_tokens": max_tokens, "seed": seed, **self.extra}
         if asked.tools:
             body["tools"] = [tool.model_dump(exclude_none=True) for tool in asked.tools]
+        if asked.tool_choice is not None:
+            body["tool_choice"] = asked.tool_choice
         if asked.response_format is not None:
             body["response_format"] = asked.response_format.model_dump(by_alias=True, exclude_none=True)
         return body

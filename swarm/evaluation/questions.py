@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
@@ -57,6 +58,7 @@ class QuestionLine(Frozen):
     answer: JsonValue
     kind: Kind | None = None
     tools: Annotated[tuple[ToolSpec, ...], Field(max_length=MAX_TOOLS)] = ()
+    tool_choice: Literal["auto", "required"] | None = None
     response_format: ResponseFormat | None = None
     options: Annotated[int, Field(ge=2, le=1000)] | None = None
 
@@ -69,13 +71,69 @@ class QuestionLine(Frozen):
         return self
 
 
+@dataclass(frozen=True, slots=True)
+class AcceptedCall:
+    """A call that has several right forms: each argument takes any of its values; "" among them: it may be left out."""
+
+    name: str
+    arguments: Mapping[str, tuple[JsonValue, ...]]
+
+    def example(self) -> JsonObject:
+        """Arguments that are right: of each the first value, without those that may be left out."""
+        return {key: _plain(values[0]) for key, values in self.arguments.items() if values and "" not in values}
+
+    def is_made_by(self, candidate: Candidate) -> bool:
+        """Whether `candidate` makes this call, once and nothing else."""
+        if len(candidate.tool_calls) != 1 or candidate.tool_calls[0].name != self.name:
+            return False
+        try:
+            given = json.loads(candidate.tool_calls[0].arguments or "{}")
+        except ValueError:
+            return False
+        if not isinstance(given, dict) or not given.keys() <= self.arguments.keys():
+            return False
+        return all(
+            _is_one_of(given[key], values) if key in given else "" in values for key, values in self.arguments.items()
+        )
+
+
+def _is_one_of(value: JsonValue, values: Sequence[JsonValue]) -> bool:
+    return any(_folded(value) == _folded(_plain(each)) for each in values)
+
+
+def _plain(value: JsonValue) -> JsonValue:
+    """A value of a set's answers without the lists of alternatives within objects: the first of each."""
+    if isinstance(value, dict):
+        firsts = {key: part[0] if isinstance(part, list) and part else part for key, part in value.items()}
+        return {key: _plain(part) for key, part in firsts.items() if part != ""}
+    return value
+
+
+def _folded(value: JsonValue) -> JsonValue:
+    """As the leaderboard compares: strings without case, spaces and marks; 5 is 5.0, and not true."""
+    match value:
+        case str():
+            return re.sub(r"[ ,./\-_*^]", "", value).lower().replace("'", '"')
+        case bool():
+            return str(value)
+        case int():
+            return float(value) if abs(value) < 2**53 else value
+        case list():
+            return [_folded(item) for item in value]
+        case dict():
+            return {key: _folded(item) for key, item in value.items()}
+        case _:
+            return value
+
+
 @dataclass(frozen=True)
 class Problem:
-    """A question, its right answer (`gold`), and the kind of answer it takes."""
+    """A question, its right answer (`gold`), and the kind of answer it takes. `accepted`: what else is right."""
 
     asked: QuestionLine
     kind: Kind
     gold: Candidate = field(compare=False)
+    accepted: AcceptedCall | None = field(default=None, compare=False)
 
     @cached_property
     def key(self) -> str:
@@ -100,6 +158,7 @@ class Problem:
                 model="any",
                 messages=tuple(self.messages),
                 tools=self.asked.tools,
+                tool_choice=self.asked.tool_choice or "auto",
                 response_format=self.asked.response_format,
             ),
             strategy,
@@ -107,6 +166,8 @@ class Problem:
 
     def is_right(self, candidate: Candidate) -> bool:
         """Whether `candidate` gives the known answer, as the product reads answers of this kind."""
+        if self.accepted is not None:
+            return candidate.error is None and self.accepted.is_made_by(candidate)
         if self.kind == "tool_calls" and not self.gold.tool_calls:
             return candidate.error is None and not candidate.tool_calls
         counted = self._beside_gold(candidate)
@@ -143,8 +204,8 @@ class QuestionSet:
     samples: int
 
 
-def read_problem(line: str) -> Problem:
-    """The problem in one line. Raises ValueError with what is wrong with it."""
+def read_problem(line: str, accepted: AcceptedCall | None = None) -> Problem:
+    """The problem in one line. Raises ValueError with what is wrong with it. `accepted` says what is right instead."""
     if len(line) > MAX_LINE_CHARS:
         raise ValueError(f"over {MAX_LINE_CHARS} characters")
     try:
@@ -154,8 +215,8 @@ def read_problem(line: str) -> Problem:
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from error
     kind = asked.kind or _kind_of(asked)
-    problem = Problem(asked, kind, _gold(asked.answer, kind))
-    if not problem.is_answerable:
+    problem = Problem(asked, kind, _gold(asked.answer, kind), accepted)
+    if accepted is None and not problem.is_answerable:
         raise ValueError(f"answer {json.dumps(asked.answer)[:80]} does not read as {kind}")
     return problem
 
