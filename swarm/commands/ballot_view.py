@@ -24,6 +24,8 @@ STOPPED = {
     "all_in": "everyone has answered",
     "unbeatable_lead": "the lead cannot be beaten, so the rest was not waited for",
     "posterior": "the lead is 95 % sure to last, so the rest was not waited for",
+    "ahead": "one answer is as far ahead as was asked for",
+    "out_of_reach": "with the votes left no answer could get as far ahead as was asked for",
     "deadline": "time was up for those still out",
     "first": "the first usable answer was taken",
     "single": "one voter was asked, so there was no vote",

@@ -6,10 +6,12 @@ the wire, and a member is equal to its word. The command line imports this modul
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, get_args
 
 MAX_VOTES = 32  # gains flatten at 10-20 votes; more is a typing error or an attack
+MAX_AHEAD = 16  # votes that one answer can be ahead by, with every other vote for another
 
 
 class Strategy(StrEnum):
@@ -42,6 +44,20 @@ class StopRule(StrEnum):
 
     LEAD = "lead"
     POSTERIOR = "posterior"
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """A vote ends when one answer is `by` votes ahead of every other, and asks for no more than that may take.
+
+    The rule of a race, the first to be ahead by k (arXiv 2511.09030): where the share p of voters is right and they err
+    independently, on one wrong answer, it is right with 1 / (1 + ((1-p)/p)^k).
+    """
+
+    by: int
+
+
+Stop = StopRule | Ahead
 
 
 class NoQuorum(StrEnum):

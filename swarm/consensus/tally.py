@@ -179,6 +179,26 @@ def _nothing_valid(question: Question, abstentions: tuple[Abstention, ...]) -> T
     return Tally(kind, (kind,), None, (), abstentions, leads=(), weights=EQUAL)
 
 
+def lead_over_others(tally: Tally) -> Fraction:
+    """The winning group's lead in weight over the heaviest other one, or over those in words that answer otherwise.
+
+    0 without a group; below 0 where an answer won that is not the commonest.
+    """
+    if not tally.groups:
+        return ZERO
+    others = (group.weight for group in tally.groups[1:])
+    return tally.groups[0].weight - max(others, default=ZERO)
+
+
+def wanted_more(tally: Tally, ahead: int, outstanding: int) -> int:
+    """How many more votes are asked for so that one answer may come `ahead` by so many: the least that can do it.
+
+    0 while those `outstanding` may still do it, or when it is done. An answer that lost may catch up: only the lead
+    counts, whoever has it.
+    """
+    return max(0, math.ceil(ahead - max(lead_over_others(tally), ZERO)) - outstanding)
+
+
 def posterior_stops(tally: Tally) -> bool:
     """The vote may stop: the answer was chosen by counting, and is ahead with POSTERIOR_STOP.
 

@@ -11,13 +11,13 @@ from swarm.consensus.answers import AbstainReason
 from swarm.consensus.judge import disputed, judged
 from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
-from swarm.consensus.strategies import ZERO, Ballot, Group, Place
-from swarm.consensus.tally import Tally, models_counted, tally
+from swarm.consensus.strategies import Ballot, Group, Place
+from swarm.consensus.tally import Tally, lead_over_others, models_counted, tally
 from swarm.consensus.weights import EQUAL, Basis, VoterWeights
 from swarm.generation import Candidate
 
-StoppedBy = Literal["all_in", "unbeatable_lead", "posterior", "deadline", "first", "single"]
-VerdictOutcome = Literal["consensus", "plurality", "degraded", "single"]
+StoppedBy = Literal["all_in", "unbeatable_lead", "posterior", "ahead", "out_of_reach", "deadline", "first", "single"]
+VerdictOutcome = Literal["consensus", "plurality", "undecided", "degraded", "single"]
 
 MAJORITY = 0.5  # of the votes counted, and of their weight: an answer needs more than this to be a consensus
 
@@ -83,14 +83,18 @@ class Verdict:
     saved: int = 0
     wasted_tokens: int | None = None
     shortfall: str | None = None
+    undecided: bool = False
 
     @property
     def outcome(self) -> VerdictOutcome:
         """`consensus`: more than half of the votes counted agree, and have more than half of the weight.
 
         `plurality`: they were compared, and no answer has that. `single`: one answer stands for itself, or all are of
-        one party. `degraded`: no quorum, or less agreement than was asked for.
+        one party. `undecided`: a quorum, and no answer came as far ahead as was asked for. `degraded`: no quorum, or
+        less agreement than was asked for.
         """
+        if self.undecided:
+            return "undecided"
         if self.degraded:
             return "degraded"
         if self.agreement is None:
@@ -110,6 +114,7 @@ def decide(
     outstanding: Sequence[str | None] | None = None,
     min_votes: int = 1,
     min_agreement: float | None = None,
+    ahead: int | None = None,
     judge: Candidate | None = None,
     saved: int = 0,
     wasted_tokens: int | None = None,
@@ -121,7 +126,8 @@ def decide(
     `outstanding` has the models of the seats that were asked and have not answered (by default none is known). `judge`
     is the reply of the voter that was shown the answers where they were `disputed`. Where no ballot is valid, the least
     flawed answer wins, and the verdict is degraded. `peers` has the party of every node but this one, by the name in
-    its candidates: answers of one peer alone agree with nobody, however many they are.
+    its candidates: answers of one peer alone agree with nobody, however many they are. `ahead`: by how many votes the
+    winner has to lead every other answer, else the verdict is undecided.
     """
     races = not question.strategy.compares
     counted = tally(question, candidates, weights, places)
@@ -130,7 +136,8 @@ def decide(
     short = _shortfall(counted, _unanswered(counted, asked, outstanding, stopped_by), min_votes, races)
     alone = _of_one_peer(counted, peers)
     compared = short is None and not races and counted.votes > 1 and not alone
-    flawed = disagreement(counted, min_agreement, alone)
+    undecided = undecided_at(counted, ahead) if compared else None
+    flawed = undecided or disagreement(counted, min_agreement, alone)
     spent = candidates if judge is None else (*candidates, judge)
     return Verdict(
         winner=counted.winner or _least_flawed(counted, in_given_order=races),
@@ -140,7 +147,7 @@ def decide(
         asked=asked,
         wanted=wanted,
         agreement=float(counted.groups[0].weight / counted.voting_weight) if compared else None,
-        margin=_margin(counted),
+        margin=float(lead_over_others(counted)),
         stopped_by=stopped_by,
         quorum=short is None,
         degraded=short is not None or flawed is not None,
@@ -153,6 +160,7 @@ def decide(
         saved=saved,
         wasted_tokens=wasted_tokens,
         shortfall=short or flawed,
+        undecided=undecided is not None,
     )
 
 
@@ -179,9 +187,9 @@ def _unanswered(
 ) -> Sequence[str | None]:
     """The seats that count as asked although they did not answer.
 
-    None where the posterior stopped the vote: its own evidence, not a share of the seats, said that this is enough.
+    None where the votes themselves said that they are enough, and not a share of the seats.
     """
-    if stopped_by == "posterior":
+    if stopped_by in ("posterior", "ahead"):
         return ()
     if outstanding is not None:
         return outstanding
@@ -207,11 +215,12 @@ def _least_flawed(counted: Tally, *, in_given_order: bool) -> Candidate | None:
     return order[0].candidate if order else None
 
 
-def _margin(counted: Tally) -> float:
-    """The winning group's lead in weight over the heaviest other group."""
-    if not counted.groups:
-        return 0.0
-    return float(counted.groups[0].weight - max((group.weight for group in counted.groups[1:]), default=ZERO))
+def undecided_at(counted: Tally, ahead: int | None) -> str | None:
+    """Why the winner is not `ahead` by as many votes as was asked for; None where it is, or nothing was asked."""
+    lead = lead_over_others(counted)
+    if ahead is None or lead >= ahead:
+        return None
+    return f"no answer came {ahead} votes ahead of the others: the first leads by {float(lead):g} of {counted.votes}"
 
 
 def _summaries(counted: Tally) -> tuple[CandidateSummary, ...]:

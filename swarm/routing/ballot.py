@@ -127,8 +127,10 @@ class Patience:
         return worth_retrying(self._started, time.monotonic(), self._deadline)
 
     def asked_more(self, box: BallotBox) -> None:
-        """Another wave has begun."""
+        """Another wave has begun; where more may follow, it has as much time as the first had, of what is left."""
         self._asked = time.monotonic()
+        if box.held:
+            self.with_first_wave = (self._asked + self._deadline) / 2
         self._limit(box)
 
     def arrived(self, box: BallotBox, in_sight: bool) -> None:
@@ -163,6 +165,7 @@ async def hold_ballot(
             for batch in box.due(arrivals.warm, at_once):
                 arrivals.start(batch)
                 patience.asked_more(box)
+            at_once = False
             if (news := box.news()) is not None:
                 yield news
             if box.is_over:

@@ -14,11 +14,11 @@ from hashlib import blake2b
 from typing import Protocol
 
 from swarm.consensus.judge import disputed
-from swarm.consensus.options import StopRule, Strategy, StreamMode
+from swarm.consensus.options import Ahead, Stop, StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
-from swarm.consensus.strategies import Group, Place
+from swarm.consensus.strategies import ZERO, Group, Place
 from swarm.consensus.swarm_object import BallotStanding, OutstandingSeats, short_answers
-from swarm.consensus.tally import Tally, is_settled, posterior_stops, tally
+from swarm.consensus.tally import Tally, is_settled, lead_over_others, posterior_stops, tally, wanted_more
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
 from swarm.consensus.waves import may_decide_alone, prefill_costs_more
 from swarm.consensus.weights import EQUAL, VoterWeights
@@ -42,7 +42,9 @@ log = logging.getLogger(__name__)
 
 AskJudge = Callable[[Sequence[Group]], Awaitable[Candidate]]
 RunVoters = Callable[[Batch, OnEvent | None, Meter], AsyncGenerator[Candidate, None]]
-STOPS_THAT_SAVE = frozenset({"unbeatable_lead", "posterior", "first"})  # whoever has not answered is not needed
+STOPS_THAT_SAVE = frozenset(
+    {"unbeatable_lead", "posterior", "ahead", "out_of_reach", "first"}
+)  # whoever has not answered is not needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +130,18 @@ class BallotCall:
     later: tuple[Batch, ...] = ()
     reseat: Reseat = seated_as_planned
     weights: VoterWeights = EQUAL
-    stop: StopRule = StopRule.LEAD
+    stop: Stop = StopRule.LEAD
     min_agreement: float | None = None
     ask_judge: AskJudge | None = None
     progress: bool = False
     is_watched: Callable[[], bool] = nobody_watches
     strongest: frozenset[str] = frozenset()
     repeatable: bool = False
+
+    @property
+    def ahead(self) -> int | None:
+        """By how many votes an answer has to lead for the vote to end; None where another rule ends it."""
+        return self.stop.by if isinstance(self.stop, Ahead) else None
 
 
 class BallotBox:
@@ -236,12 +243,25 @@ class BallotBox:
         if not self.held or (state == self._looked_at and not at_once):
             return ()
         self._looked_at = state
+        if self.call.ahead is not None:
+            return self._due_in_the_race(self.call.ahead, warm, 0 if at_once else self.outstanding)
         if not (at_once or self._doubtful or not self.outstanding) and self._may_decide_alone():
             return ()
         self._doubtful = True
         seated = self.call.reseat(self.held, OwnVoters(+self._out, warm, self._seated, frozenset(self._nodes)))
         now = tuple(batch for batch in seated if at_once or self._can_begin(batch, warm))
         self.held = tuple(batch for batch in seated if batch not in now)
+        for batch in now:
+            self._ask(batch)
+        return now
+
+    def _due_in_the_race(self, ahead: int, warm: frozenset[ReplicaKey], hoped_for: int) -> tuple[Batch, ...]:
+        """The least of those held back that can bring an answer `ahead`, beside the votes `hoped_for`."""
+        more = wanted_more(self.counted, ahead, hoped_for)
+        if not more:
+            return ()
+        seated = self.call.reseat(self.held, OwnVoters(+self._out, warm, self._seated, frozenset(self._nodes)))
+        now, self.held = seated[:more], seated[more:]
         for batch in now:
             self._ask(batch)
         return now
@@ -347,9 +367,19 @@ class BallotBox:
             return "first" if counted.groups else None
         if counted.votes < self.call.min_votes:
             return None
+        if self.call.ahead is not None:
+            return self._end_of_the_race(counted, self.call.ahead)
         if is_settled(counted, [*self._models_out(), *self._models_held()]):
             return "unbeatable_lead" if self._is_in_these_words else None
         return "posterior" if self.call.stop == StopRule.POSTERIOR and posterior_stops(counted) else None
+
+    def _end_of_the_race(self, counted: Tally, ahead: int) -> StoppedBy | None:
+        """Whether an answer is `ahead`, or none can be any more with all that are left."""
+        lead = lead_over_others(counted)
+        if lead >= ahead:
+            return "ahead"
+        left = self.outstanding + len(self._models_held())
+        return "out_of_reach" if max(lead, ZERO) + left < ahead else None
 
     @property
     def _is_in_these_words(self) -> bool:
@@ -409,6 +439,7 @@ class BallotBox:
             outstanding=self._models_out(),
             min_votes=call.min_votes,
             min_agreement=call.min_agreement,
+            ahead=call.ahead,
             judge=judge,
             saved=unneeded if stopped_by in STOPS_THAT_SAVE else 0,
             wasted_tokens=wasted_tokens,

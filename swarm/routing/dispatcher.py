@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from federation.advertisement import LoadableModel
 from federation.client import PeerClient
-from swarm.consensus.options import NoQuorum, OnLoading, StopRule, Strategy, StreamMode
+from swarm.consensus.options import Ahead, NoQuorum, OnLoading, StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.strategies import Group
 from swarm.consensus.swarm_object import BallotStanding
@@ -588,8 +588,11 @@ class Dispatcher:
         # Waves save nothing where only the last answer decides, and in a race: they would only cost time.
         in_turn = question.may_settle_early or options.stop == StopRule.POSTERIOR
         first = first_wave(models, weights, options.min_votes or 1) if in_turn else len(seats)
+        ahead = options.stop.by if isinstance(options.stop, Ahead) else None
+        if ahead is not None:
+            first = min(len(seats), max(ahead, options.min_votes or 1))
         give_way = plan.idle_only and (options.min_votes or 1) == 1
-        batches, later = in_waves(seats, samplings, first, give_way=give_way)
+        batches, later = in_waves(seats, samplings, first, give_way=give_way, one_by_one=ahead is not None)
         return BallotCall(
             question=question,
             wanted=plan.wanted,

@@ -21,7 +21,17 @@ from types import MappingProxyType
 from typing import Literal
 
 from swarm.consensus.count import MIN_VOTES_FOR_POSTERIOR
-from swarm.consensus.options import KINDS, MAX_VOTES, Kind, NoQuorum, OnLoading, StopRule, Strategy, StreamMode
+from swarm.consensus.options import (
+    KINDS,
+    MAX_VOTES,
+    Kind,
+    NoQuorum,
+    OnLoading,
+    Stop,
+    StopRule,
+    Strategy,
+    StreamMode,
+)
 from swarm.consensus.question import Question
 from swarm.consensus.waves import SamplingChange
 from swarm.consensus.weights import EQUAL, MAX_RATIO, VoterWeights, ballot_weights, log_odds
@@ -55,7 +65,7 @@ class VoteOptions:
     min_votes: int | None = None
     deadline_s: float | None = None
     upstream: bool = True  # whether the request may go to the configured upstream
-    stop: StopRule = StopRule.LEAD
+    stop: Stop = StopRule.LEAD
     on_no_quorum: NoQuorum = NoQuorum.BEST_EFFORT
     min_agreement: float | None = None  # a share, 0 to 1
     stream: StreamMode | None = None  # what a stream shows while the vote runs
@@ -70,7 +80,7 @@ class VoteOptions:
     @property
     def wants_a_vote(self) -> bool:
         """Whether something of it means a vote, whatever the question is."""
-        return self.explicit or (self.min_votes or 1) > 1 or self.stop == StopRule.POSTERIOR
+        return self.explicit or (self.min_votes or 1) > 1 or self.stop != StopRule.LEAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,13 +511,18 @@ def in_waves(
     first: int,
     *,
     give_way: bool = False,
+    one_by_one: bool = False,
 ) -> tuple[tuple[Batch, ...], tuple[Batch, ...]]:
     """The batches of the first `first` seats, and those of the rest; each seat has its own sampling.
+
+    `one_by_one`: the rest may be asked in any number, so that each is a batch of its own.
 
     Where votes `give_way`, all but the first do, which runs by itself: of answers that share a prefill none can be
     stopped alone. The others at its place are held back until the prompt is in the cache there.
     """
     dealt = list(zip(seats, samplings, strict=True))
+    if one_by_one:
+        return batches_of(dealt[:first]), tuple(Batch(replica, (sampling,)) for replica, sampling in dealt[first:])
     if not give_way:
         return batches_of(dealt[:first]), batches_of(dealt[first:])
     lead, *extra = dealt

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from swarm.consensus.judge import judge_request
-from swarm.consensus.options import Strategy
+from swarm.consensus.options import Ahead, Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.strategies import Group
 from swarm.consensus.waves import SamplingChange
@@ -422,6 +422,50 @@ async def test_the_posterior_stop_ends_a_long_vote_earlier() -> None:
     call = dataclasses.replace(hall.call(("here", 5)), later=wave(("a", 4)), stop="posterior")
     verdict = (await outcome_of(call)).verdict
     assert (verdict.stopped_by, verdict.votes, verdict.saved) == ("posterior", 4, 5)
+
+
+def a_race(hall: Hall, first: tuple[str, int], *later: str, ahead: int, **fields: Any) -> BallotCall:
+    """`first` are asked at once; of `later` each has one seat."""
+    held = tuple(Batch(replica(node), (sampling(),)) for node in later)
+    return dataclasses.replace(hall.call(first, **fields), later=held, stop=Ahead(ahead), wanted=first[1] + len(later))
+
+
+@pytest.mark.parametrize(
+    ("said", "runs", "ended"),
+    [
+        (["1", "1", "1"], 3, ("ahead", "consensus", 4)),
+        (["1", "1", "2", "1", "1"], 5, ("ahead", "consensus", 2)),
+        (["1", "2", "2", "1", "1", "1", "1"], 7, ("all_in", "consensus", 0)),
+        (["1", "2", "2", "2", "1", "2", "2"], 7, ("all_in", "consensus", 0)),
+        (["1", "2", "3", "1", "2", "3"], 6, ("out_of_reach", "undecided", 2)),
+        (["1", "1", "2", "2", "1", "2", "1"], 7, ("out_of_reach", "undecided", 1)),
+    ],
+)
+async def test_a_race_asks_the_least_that_can_decide_until_one_answer_is_ahead(
+    said: list[str], runs: int, ended: tuple[str, str, int]
+) -> None:
+    first, later = said[:3], [*said[3:], *["never"] * (7 - len(said))]
+    nodes = [f"n{number}" for number in range(len(later))]
+    hall = Hall(
+        {
+            "here": [f"Answer: {one}" for one in first],
+            **{n: [f"Answer: {a}"] for n, a in zip(nodes, later, strict=True)},
+        }
+    )
+    verdict = (await outcome_of(a_race(hall, ("here", 3), *nodes, ahead=3))).verdict
+    assert verdict.asked == runs == 2 + len(hall.runs)
+    assert (verdict.stopped_by, verdict.outcome, verdict.saved) == ended
+
+
+async def test_who_is_frozen_in_a_race_is_not_waited_for() -> None:
+    """The rest of the wave has half as long again as the first took; then another is asked in its place."""
+    hall = Hall({"here": ["Answer: 1"], "a": [asyncio.Event()], "b": ["Answer: 1"], "c": ["never"]})
+    call = a_race(hall, ("here", 1), "b", "c", ahead=2)
+    call = dataclasses.replace(call, batches=(*call.batches, Batch(replica("a"), (sampling(),))))
+    async with asyncio.timeout(LONG_S / 2):
+        verdict = (await outcome_of(call)).verdict
+    assert (verdict.stopped_by, verdict.asked, hall.runs) == ("ahead", 3, ["here", "a", "b"])
+    assert hall.cancelled == {"a"}
 
 
 async def test_a_lost_voter_is_not_replaced_when_half_of_the_time_is_gone() -> None:

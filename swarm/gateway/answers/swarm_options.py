@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, WithJsonSchema, WrapValidator, field_validator
 
-from swarm.consensus.options import MAX_VOTES, NoQuorum, OnLoading, StopRule, Strategy, StreamMode
+from swarm.consensus.options import MAX_AHEAD, MAX_VOTES, Ahead, NoQuorum, OnLoading, StopRule, Strategy, StreamMode
 from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import Part
 from swarm.routing.policy import VoteOptions
 
 MAX_DEADLINE_S = 3600.0
+LEAST_MAX_VOTES = 9  # of a race that says no other: on tool calls two in a hundred are undecided there, ahead by 3
 LEAST_FOR_POSTERIOR = 8  # below it the posterior stop hardly ever ends a vote before the unbeatable lead does
 
 
@@ -39,6 +40,24 @@ Seconds = Annotated[float, Field(gt=0, le=MAX_DEADLINE_S), _within(f"seconds abo
 Share = Annotated[float, Field(ge=0, le=1), _within("a share from 0 to 1")]
 
 
+class AheadStop(Part):
+    """The vote ends when one answer is so many votes ahead of every other."""
+
+    ahead: Annotated[
+        int,
+        Field(ge=1, le=MAX_AHEAD, description="Votes that the first answer leads by when the vote ends"),
+        _within(f"a whole number from 1 to {MAX_AHEAD}"),
+    ]
+    max_votes: Annotated[
+        Votes | None,
+        Field(description=f"The most that are asked for (default: votes, else three times ahead, 9 to {MAX_VOTES})"),
+    ] = None
+
+    def most(self, votes: int | None) -> int:
+        """How many votes there are at most, where a request asks for `votes`."""
+        return self.max_votes or votes or min(max(3 * self.ahead, LEAST_MAX_VOTES), MAX_VOTES)
+
+
 class SwarmOptions(Part):
     """How to vote on this request. What is left out is the node's own setting.
 
@@ -56,11 +75,11 @@ class SwarmOptions(Part):
         Seconds | None, Field(description="When this many seconds are over, what has come in decides; nothing is a 504")
     ] = None
     stop: Annotated[
-        StopRule,
-        _words(StopRule),
+        Annotated[StopRule, _words(StopRule)] | AheadStop,
         Field(
             description="lead: the vote ends when no outstanding voter can change it. posterior: when that is less "
-            f"than 5 % likely; needs {LEAST_FOR_POSTERIOR} votes of one model"
+            f"than 5 % likely; needs {LEAST_FOR_POSTERIOR} votes of one model. An object with ahead: when one answer "
+            "is so many votes ahead of every other; voters are asked a few at a time"
         ),
     ] = StopRule.LEAD
     on_no_quorum: Annotated[
@@ -116,8 +135,10 @@ class SwarmOptions(Part):
 
     @field_validator("stop")
     @classmethod
-    def _long_enough(cls, stop: StopRule, info: ValidationInfo) -> StopRule:
+    def _long_enough(cls, stop: StopRule | AheadStop, info: ValidationInfo) -> StopRule | AheadStop:
         votes = info.data.get("votes")
+        if isinstance(stop, AheadStop):
+            return _a_race(stop, votes, info)
         if stop == StopRule.POSTERIOR and votes is not None and votes < LEAST_FOR_POSTERIOR:
             raise ValueError(
                 f"the posterior stop needs {LEAST_FOR_POSTERIOR} to {MAX_VOTES} votes, and votes is {votes}"
@@ -147,17 +168,32 @@ class SwarmOptions(Part):
         """What routing takes: `None` stands for the node's own setting."""
         return VoteOptions(
             strategy=self.strategy,
-            votes=self.votes,
+            votes=self.stop.most(self.votes) if isinstance(self.stop, AheadStop) else self.votes,
             min_votes=self.min_votes,
             deadline_s=self.deadline_s,
             upstream=self.upstream,
-            stop=self.stop,
+            stop=Ahead(self.stop.ahead) if isinstance(self.stop, AheadStop) else self.stop,
             on_no_quorum=self.on_no_quorum,
             min_agreement=self.min_agreement,
             stream=self.stream,
             progress=self.progress,
             on_loading=self.on_loading,
         )
+
+
+def _a_race(stop: AheadStop, votes: int | None, info: ValidationInfo) -> AheadStop:
+    """A race that can be won. Raises ValueError where it cannot, or is said twice."""
+    _needs_a_count(info, "ahead")
+    if info.data.get("strategy") == Strategy.JUDGE:
+        raise ValueError("a judge rules where votes are split, and a race goes on there: leave out one of them")
+    if votes is not None and stop.max_votes is not None:
+        raise ValueError("votes and max_votes are both the most that are asked for: leave one of them out")
+    if stop.most(votes) < stop.ahead:
+        raise ValueError(f"of {stop.most(votes)} votes none can be {stop.ahead} ahead: use {stop.ahead} to {MAX_VOTES}")
+    least = info.data.get("min_votes")
+    if least is not None and least > stop.most(votes):
+        raise ValueError(f"min_votes is {least}, and max_votes {stop.most(votes)}: use {least} to {MAX_VOTES}")
+    return stop
 
 
 def _needs_a_count(info: ValidationInfo, what: str) -> None:

@@ -71,10 +71,10 @@ class SwarmReport(BaseModel):
     strategy: Annotated[str, Field(description="How the answer was chosen")]
     kind: Annotated[str, Field(description="What was compared: tool_calls, json, code, number, choice or text")]
     outcome: Annotated[
-        Literal["consensus", "plurality", "degraded", "single"] | None,
+        Literal["consensus", "plurality", "undecided", "degraded", "single"] | None,
         Field(
             description="consensus: more than half of the votes counted agree, with a quorum. plurality: a quorum "
-            "voted, and no answer has more than half. degraded: no quorum. single: one answer stands for itself"
+            "voted, and no answer has more than half. undecided: none came as far ahead as `stop` asks. degraded: no quorum. single: one answer stands for itself"
         ),
     ] = None
     votes: Annotated[int, Field(description="Valid ballots")]
@@ -93,7 +93,10 @@ class SwarmReport(BaseModel):
         Literal["equal", "measured"] | None, Field(description="What the ballots' weights were taken from")
     ] = None
     stopped_by: Annotated[
-        str, Field(description="all_in, unbeatable_lead, posterior, deadline, first, or single: no vote")
+        str,
+        Field(
+            description="all_in, unbeatable_lead, posterior, ahead, out_of_reach, deadline, first, or single: no vote"
+        ),
     ]
     quorum: Annotated[bool, Field(description="Half of those asked, and half of their weight, have voted")]
     degraded: Annotated[bool, Field(description="This is the best there is, and no consensus")]
