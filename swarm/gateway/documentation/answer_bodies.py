@@ -74,7 +74,8 @@ class SwarmReport(BaseModel):
         Literal["consensus", "plurality", "undecided", "degraded", "single"] | None,
         Field(
             description="consensus: more than half of the votes counted agree, with a quorum. plurality: a quorum "
-            "voted, and no answer has more than half. undecided: none came as far ahead as `stop` asks. degraded: no quorum. single: one answer stands for itself"
+            "voted, and no answer has more than half. undecided: none came as far ahead as `stop` asks. "
+            "degraded: no quorum. single: one answer stands for itself"
         ),
     ] = None
     votes: Annotated[int, Field(description="Valid ballots")]
