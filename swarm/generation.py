@@ -180,8 +180,9 @@ GAVE_WAY = "gave way: somebody else waited for the worker"  # the `error` of a v
 class Candidate(Frozen):
     """One complete answer from one voter ("Zeus@kitchen"), or the reason why there is none (`error`).
 
-    `mean_logprob` is the mean log-probability of the generated tokens where the engine reports it; `stop_sequence` the
-    one of the request's that ended the answer, where the engine says which.
+    `mean_logprob` is the mean log-probability of the generated tokens where the engine reports it, `confidence`
+    the lowest mean of some in a row (`engines/assembly.py`); `stop_sequence` the one of the request's that ended the
+    answer, where the engine says which.
     """
 
     voter: str
@@ -195,6 +196,7 @@ class Candidate(Frozen):
     usage: Usage = Usage()
     elapsed_ms: int = 0
     mean_logprob: float | None = None
+    confidence: float | None = None
     logprobs: JsonValue = None
     error: str | None = None
 

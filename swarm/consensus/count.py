@@ -27,6 +27,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.reading import Reading
 from swarm.consensus.strategies import (
     AUTO,
+    CONFIDENT,
     MAJORITY,
     MEDOID,
     WEIGHTED,
@@ -58,6 +59,7 @@ VOTING_STRATEGIES: Mapping[Strategy, VotingStrategy] = {
     Strategy.AUTO: AUTO,
     Strategy.MAJORITY: MAJORITY,
     Strategy.WEIGHTED: WEIGHTED,
+    Strategy.CONFIDENT: CONFIDENT,
     Strategy.MEDOID: MEDOID,
     Strategy.JUDGE: JUDGE,
 }
@@ -116,7 +118,7 @@ def weight_as(ballot: Ballot, kind: ProseKind, weights: VoterWeights) -> Fractio
     kinds = _KINDS[kind]
     if kind == "final" and ballot.reading.final is not None:
         kinds = (ballot.reading.final.kind,)
-    return ballot.heads * weights.at_most(ballot.candidate.model, kinds)
+    return ballot.votes * weights.at_most(ballot.candidate.model, kinds)
 
 
 def prose_kind(question: Question, ballots: Sequence[Ballot], weights: VoterWeights) -> tuple[ProseKind, Fraction]:
@@ -164,7 +166,7 @@ def count(question: Question, ballots: Sequence[Ballot], weights: VoterWeights) 
     """How the vote over `ballots` (at least one, of distinct voters) stands under a voting strategy."""
     if not question.tools:
         return _count_words(question, ballots, (), (), weights)
-    voting, weightless = _weighed(ballots, lambda ballot: ballot.heads * weights.of(ballot.candidate.model, _CALLS[0]))
+    voting, weightless = _weighed(ballots, lambda ballot: ballot.votes * weights.of(ballot.candidate.model, _CALLS[0]))
     if not voting:
         return VoteCount(_CALLS[0], _CALLS, None, (), (), weightless)
     sides = group_by(voting, lambda ballot: ballot.reading.call is not None)

@@ -20,6 +20,7 @@ class Strategy(StrEnum):
     AUTO = "auto"
     MAJORITY = "majority"
     WEIGHTED = "weighted"
+    CONFIDENT = "confident"
     MEDOID = "medoid"
     JUDGE = "judge"
     FIRST = "first"

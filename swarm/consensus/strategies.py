@@ -9,6 +9,7 @@ of their own: equal or not, they are counted under every strategy.
 | `majority`        | the answer with the most weight, word for word in prose (self-consistency, arXiv 2203.11171) |
 | `weighted`        | as `majority`, by measured weights; in prose the answer most like the rest, because words    |
 |                   | hardly ever agree: a plain count would hand every vote to the heaviest voter                 |
+| `confident`       | as `majority`, each ballot by how sure its model was (`confidence.py`); prose as `weighted`   |
 | `medoid`          | the real answer that is most like all the others, weighted by who gave them                  |
 | `judge`           | as `auto`, until a judge has spoken (`judge.py`)                                             |
 | `first`, `single` | no vote: the first usable answer in the order given; nothing is compared                     |
@@ -45,6 +46,7 @@ NO_PLACE: Place = (0, "")
 class Ballot:
     """One candidate that votes. `confidence` is its mean log-probability where comparable, else minus infinity.
 
+    `sureness` is what it weighs by its model's confidence, 1 where that does not count.
     `weight` is what it weighs at the stage that is being counted; before any weights, what it counts by heads. `place`
     orders ballots that are otherwise alike, where that is not left to their voters' names.
     """
@@ -54,11 +56,17 @@ class Ballot:
     weight: Fraction
     confidence: float
     place: Place = NO_PLACE
+    sureness: Fraction = _ONE
 
     @property
     def heads(self) -> Fraction:
         """One voter; half of one where the answer was cut by length."""
         return _HALF if self.reading.cut else _ONE
+
+    @property
+    def votes(self) -> Fraction:
+        """What it counts by before any measured weight."""
+        return self.heads * self.sureness
 
     @property
     def rank(self) -> tuple[bool, Fraction, Place, float, str]:
@@ -268,3 +276,4 @@ AUTO = VotingStrategy(structured=majority_or_most_alike, prose=most_alike_prose)
 
 
 WEIGHTED = VotingStrategy(structured=most_votes, prose=most_alike_prose)
+CONFIDENT = VotingStrategy(structured=most_votes, prose=most_alike_prose)

@@ -9,6 +9,7 @@ from fractions import Fraction
 from types import MappingProxyType
 
 from swarm.consensus.answers import AbstainReason, Abstention, Flaw
+from swarm.consensus.confidence import weights_by_rank
 from swarm.consensus.count import POSTERIOR_STOP, Lead, VoteCount, count, kind_alone, posterior, stands
 from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
@@ -69,11 +70,14 @@ def tally(
     ballots, abstentions = _admit(question, sorted(candidates, key=_content), places)
     if not ballots:
         return _nothing_valid(question, tuple(abstentions))
-    standing = count(question, _with_confidence(ballots), weights)
+    sure = question.strategy == Strategy.CONFIDENT
+    standing = count(question, _by_confidence(ballots) if sure else _with_confidence(ballots), weights)
     abstained = (*abstentions, *standing.abstentions)
     leads = () if standing.winner is None else (*standing.leads, *_quorum_leads(standing, abstained, weights))
     if standing.winner is not None and question.strategy == Strategy.JUDGE:
         leads = (*leads, _lead_over_all(standing))
+    if sure and standing.winner is not None:
+        leads = (Lead(ZERO),)  # a further answer may change the rank of every other: nothing is sure before the last
     return Tally(
         kind=standing.kind,
         kinds=standing.kinds,
@@ -139,6 +143,17 @@ def _with_confidence(ballots: Sequence[Ballot]) -> list[Ballot]:
     if len({ballot.candidate.model for ballot in ballots}) > 1:
         return list(ballots)
     return [replace(ballot, confidence=_logprob(ballot.candidate)) for ballot in ballots]
+
+
+def _by_confidence(ballots: Sequence[Ballot]) -> list[Ballot]:
+    """The ballots, each weighed by its rank among those of the same model on the same node."""
+    given = {
+        ballot.candidate.voter: ((ballot.candidate.node, ballot.candidate.model), ballot.candidate.confidence)
+        for ballot in ballots
+    }
+    weights = weights_by_rank(given)
+    sure = [replace(ballot, sureness=weights[ballot.candidate.voter]) for ballot in _with_confidence(ballots)]
+    return [replace(ballot, weight=ballot.votes) for ballot in sure]
 
 
 def _logprob(candidate: Candidate) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -26,6 +27,7 @@ from swarm.generation import (
     Usage,
 )
 
+WINDOW = 16  # tokens in a row that a confidence is about: a line of working, a call's arguments
 MAX_LOGPROB = 1e9  # in size; beyond it, infinite, or no number at all, it is a peer's rubbish
 
 MAX_UNREAD = 256  # events of answers that run at once; beyond it they wait, and who generates them behind them
@@ -72,6 +74,7 @@ class AnswerBuilder:
     def candidate(self, voter: str, node: str, model: str, elapsed_ms: int, error: str | None = None) -> Candidate:
         """What has arrived so far as a candidate; `error` says why it is not whole."""
         logprobs = merge_logprobs(self._logprobs)
+        drawn = drawn_logprobs(logprobs)
         return Candidate(
             voter=voter,
             node=node,
@@ -86,7 +89,8 @@ class AnswerBuilder:
             stop_sequence=self.stop_sequence,
             usage=self.usage,
             elapsed_ms=elapsed_ms,
-            mean_logprob=mean_logprob(logprobs),
+            mean_logprob=mean_of(drawn),
+            confidence=lowest_window(drawn),
             logprobs=logprobs,
             error=error,
         )
@@ -105,14 +109,30 @@ def merge_logprobs(parts: list[JsonValue]) -> JsonValue:
     return merged or None
 
 
-def mean_logprob(logprobs: JsonValue) -> float | None:
-    """Mean log-probability of the tokens in OpenAI's chat form (`content`); None where there are none."""
+def drawn_logprobs(logprobs: JsonValue) -> list[float]:
+    """The log-probabilities of the tokens in OpenAI's chat form (`content`)."""
     content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(content, list):
-        return None
+        return []
     values = [token.get("logprob") for token in content if isinstance(token, dict)]
-    numbers = [float(value) for value in values if isinstance(value, int | float) and abs(value) < MAX_LOGPROB]
+    return [float(value) for value in values if isinstance(value, int | float) and abs(value) < MAX_LOGPROB]
+
+
+def mean_of(numbers: Sequence[float]) -> float | None:
+    """Their mean; None without any."""
     return sum(numbers) / len(numbers) if numbers else None
+
+
+def lowest_window(logprobs: Sequence[float], window: int = WINDOW) -> float | None:
+    """The lowest mean of `window` log-probabilities in a row, of all where there are fewer; None without any."""
+    if not logprobs:
+        return None
+    width = min(window, len(logprobs))
+    total = lowest = math.fsum(logprobs[:width])
+    for at in range(width, len(logprobs)):
+        total += logprobs[at] - logprobs[at - width]
+        lowest = min(lowest, total)
+    return lowest / width
 
 
 async def together(answers: Sequence[EventStream]) -> EventStream:

@@ -90,7 +90,7 @@ from swarm.routing.preference import (
     with_slots_for,
 )
 from swarm.routing.prefix import Prefixes, prefixes_of
-from swarm.routing.replica_client import Meter, OnServed, ReplicaClient, with_sampling
+from swarm.routing.replica_client import Meter, OnServed, ReplicaClient, bare, with_sampling, without_logprobs
 from swarm.routing.replicas import (
     SWARM_ALIAS,
     CircuitState,
@@ -599,7 +599,7 @@ class Dispatcher:
             batches=batches,
             later=later,
             deadline=deadline,
-            run=self._run(request, deadline),
+            run=self._run(request, deadline, sure=plan.strategy == Strategy.CONFIDENT),
             replace=lambda failure, seated: self._replacement(request, plan, failure, seated),
             reseat=lambda held, own: seated_anew(
                 held, own, self._everywhere(), idle_only=plan.idle_only, share=plan.share()
@@ -617,15 +617,24 @@ class Dispatcher:
             repeatable=repeatable,
         )
 
-    def _run(self, request: GenerationRequest, deadline: float) -> RunVoters:
-        """How voters of `request` are run."""
+    def _run(self, request: GenerationRequest, deadline: float, sure: bool) -> RunVoters:
+        """How voters of `request` are run; `sure`: log-probabilities are wanted, of those whose engines give them."""
+        hidden = sure and not request.logprobs
 
         def run(batch: Batch, on_event: OnEvent | None, meter: Meter) -> AsyncGenerator[Candidate, None]:
             replica, samplings = batch.replica, batch.samplings
             # An upstream's one voter gets the client's own sampling: some models take no other, and it is one vote.
             unchanged = replica.upstream and len(samplings) == 1
             sampled = request if unchanged else with_sampling(request, samplings[0])
-            return self._client.candidates(replica, sampled, len(samplings), deadline, on_event, meter, batch.gives_way)
+            if not (hidden and replica.capabilities.logprobs):
+                return self._client.candidates(
+                    replica, sampled, len(samplings), deadline, on_event, meter, batch.gives_way
+                )
+            sampled = sampled.model_copy(update={"logprobs": True})
+            shown = None if on_event is None else without_logprobs(on_event)
+            return bare(
+                self._client.candidates(replica, sampled, len(samplings), deadline, shown, meter, batch.gives_way)
+            )
 
         return run
 

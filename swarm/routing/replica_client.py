@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from federation.client import PeerClient
@@ -303,6 +303,26 @@ class Meter:
 
 def with_sampling(request: GenerationRequest, change: SamplingChange) -> GenerationRequest:
     return request.model_copy(update={"temperature": change.temperature, "seed": change.seed})
+
+
+def without_logprobs(on_event: OnEvent) -> OnEvent:
+    """`on_event` as a client hears it that asked for no log-probabilities."""
+
+    async def heard(event: Delta | Finish) -> None:
+        if isinstance(event, Delta) and event.logprobs is not None:
+            if not (event.text or event.reasoning or event.tool_calls):
+                return
+            event = replace(event, logprobs=None)
+        await on_event(event)
+
+    return heard
+
+
+async def bare(answers: AsyncGenerator[Candidate, None]) -> AsyncGenerator[Candidate, None]:
+    """The answers without their log-probabilities, of which their confidence is what was wanted."""
+    async with aclosing(answers):
+        async for candidate in answers:
+            yield candidate.model_copy(update={"logprobs": None})
 
 
 def note_speed(workers: ModelWorkers, finish: Finish, since: float) -> None:
