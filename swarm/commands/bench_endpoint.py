@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import aiohttp
-from pydantic import Field, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 
 from federation.printable_text import clean_line
 from swarm.commands.node_client import NodeUnreachable
+from swarm.engines.assembly import drawn_logprobs, lowest_window
 from swarm.errors import SwarmError
 from swarm.evaluation.questions import Problem
 from swarm.evaluation.samples import Sample, SampleKey, sampling_seed
@@ -38,6 +39,7 @@ CONTEXT_TOKENS = 1024  # the longest shipped question takes 500 tokens with its 
 # Samples are to come from the model's own distribution: top_p is OpenAI's, the others llama.cpp's, Ollama's and vLLM's.
 WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
 ONLY_OPENAI = {"top_p": 1.0}
+LOGPROBS = {"logprobs": True}
 ONE_VOTER = {"swarm": {"strategy": "single"}}  # a node is asked for samples, not for votes
 
 
@@ -58,6 +60,7 @@ class _Message(Frozen):
 
 class _Choice(Frozen):
     message: _Message
+    logprobs: JsonValue = None
     finish_reason: FinishReason | None = None
 
 
@@ -116,7 +119,7 @@ class MeasuredEndpoint:
         """Find out which sampling fields it takes, by one short answer; a note for the report. Raises SwarmError."""
         status, _ = await self._send("GET", "/federation/health", None)
         node = ONE_VOTER if status == 200 else {}
-        for sampling in (WHOLE_DISTRIBUTION, ONLY_OPENAI):
+        for sampling in (WHOLE_DISTRIBUTION | LOGPROBS, WHOLE_DISTRIBUTION, ONLY_OPENAI):
             self.extra = {**sampling, **node}
             body = self._body(problem, model, temperature=1.0, max_tokens=min(max_tokens, 16), seed=1)
             status, said = await self._send("POST", "/chat/completions", body)
@@ -125,11 +128,12 @@ class MeasuredEndpoint:
         if status not in (200, 429, 503):  # a busy one is asked again when it matters
             raise self._refusal(status, said)
         whole = "top_k" in self.extra
-        return (
-            "Sampled from the whole distribution (top_p 1, top_k 0, min_p 0)."
+        sampled = (
+            "Sampled from the whole distribution (top_p 1, top_k 0, min_p 0)"
             if whole
-            else "Sampled with top_p 1; top_k and min_p as the endpoint has them, since it takes no such fields."
+            else "Sampled with top_p 1; top_k and min_p as the endpoint has them, since it takes no such fields"
         )
+        return f"{sampled}{'.' if 'logprobs' in self.extra else '; without log-probabilities, which it does not give.'}"
 
     async def sample(self, problem: Problem, key: SampleKey) -> Sample:
         """Draw one sample; a busy endpoint is asked again for a while. Raises SwarmError where it stays so."""
@@ -191,6 +195,7 @@ class MeasuredEndpoint:
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             elapsed_ms=elapsed_ms,
+            confidence=lowest_window(drawn_logprobs(choice.logprobs)),
         )
 
     def _refusal(self, status: int, said: bytes) -> SwarmError:

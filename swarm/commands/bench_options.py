@@ -18,7 +18,7 @@ PARALLEL, MAX_PARALLEL = 8, 256  # a node takes 64 more than it answers at once
 EMBEDDED_PARALLEL = 16  # as many as each embedded model has slots
 MAX_SEED = 2**31 - 1
 # The others ask a judge, need weights or hold no vote.
-COUNTING = (Strategy.AUTO.value, Strategy.MAJORITY.value, Strategy.MEDOID.value)
+COUNTING = (Strategy.AUTO.value, Strategy.MAJORITY.value, Strategy.CONFIDENT.value, Strategy.MEDOID.value)
 
 _BOUNDS = (
     ("parallel", 1, MAX_PARALLEL),

@@ -47,6 +47,7 @@ class Sample(Frozen):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     elapsed_ms: int = 0
+    confidence: float | None = None  # where the endpoint gave log-probabilities
 
     def candidate(self) -> Candidate:
         """The sample as a voter's answer. The voter's name is a hash, since the tally settles ties by names."""
@@ -59,6 +60,7 @@ class Sample(Frozen):
             finish_reason=self.finish_reason,
             usage=Usage(prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens),
             elapsed_ms=self.elapsed_ms,
+            confidence=self.confidence,
         )
 
 

@@ -51,7 +51,11 @@ LONG_PROMPT_CHARS = 32_000  # about 8,000 tokens: beyond it `auto` asks one vote
 DEFAULT_VOTES = 5  # the least with which one error of two does no harm; gains beyond are small for what they cost
 RATIOS = (MAX_RATIO, 3, 2, 1.5, 1)  # of the heaviest voter to the lightest, tried in this order
 WhyOnce = Literal["asked for", "prose", "long prompt", "temperature 0", "one voter", "no idle seats"]
-COUNTING = (Strategy.MAJORITY, Strategy.WEIGHTED)  # chosen where there are answers to count, not prose to read
+COUNTING = (
+    Strategy.MAJORITY,
+    Strategy.WEIGHTED,
+    Strategy.CONFIDENT,
+)  # chosen where there are answers to count, not prose to read
 
 Seat = tuple[Replica, SamplingChange]
 

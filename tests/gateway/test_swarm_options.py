@@ -30,7 +30,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({"votes": 3, "min_votes": 4}, {}, "swarm.min_votes", "use 1 to 3 (got 4)"),
     ({"deadline_s": 0}, {}, "swarm.deadline_s", "seconds above 0 and up to 3600"),
     ({"deadline_s": 3601}, {}, "swarm.deadline_s", "seconds above 0 and up to 3600"),
-    ({"strategy": "dictator"}, {}, "swarm.strategy", "'auto', 'majority', 'weighted', 'medoid'"),
+    ({"strategy": "dictator"}, {}, "swarm.strategy", "'auto', 'majority', 'weighted', 'confident', 'medoid'"),
     ({"strategy": "AUTO"}, {}, "swarm.strategy", "(got 'AUTO')"),
     ({"strategy": "single", "votes": 5}, {}, "swarm.votes", "single asks one voter"),
     ({"strategy": "single", "min_votes": 2}, {}, "swarm.min_votes", "single asks one voter"),
