@@ -24,6 +24,7 @@ from swarm.consensus.count import MIN_VOTES_FOR_POSTERIOR
 from swarm.consensus.options import (
     KINDS,
     MAX_VOTES,
+    Ahead,
     Kind,
     NoQuorum,
     OnLoading,
@@ -162,16 +163,17 @@ class Plan:
         return share_of_a_peer(len(self.parties - {without}), self.wanted)
 
 
-def spread(replicas: Sequence[Replica], votes: int, idle_only: bool) -> tuple[Replica, ...]:
+def spread(replicas: Sequence[Replica], votes: int, idle_only: bool, *, in_turn: bool = False) -> tuple[Replica, ...]:
     """Deal `votes` out: a second slot of a node only when every node has one, and among those the model asked least.
 
     No peer gets more than its share (`share_of_a_peer`), whatever it says of itself; where that leaves fewer, there are
     fewer.
     With `idle_only` no replica gets more than its free slots (and an upstream one: nobody pays for votes unasked), else
-    no more than its slots.
+    no more than its slots; where voters are asked `in_turn` a slot is asked again.
     """
     idle = {r: min(r.slots_free, 1) if r.upstream else r.slots_free for r in replicas}
-    room = {r: (idle[r] if idle_only else r.slots) for r in by_our_measure(replicas)}
+    slots = {r: votes if in_turn and r.slots and not r.upstream else r.slots for r in replicas}
+    room = {r: (idle[r] if idle_only else slots[r]) for r in by_our_measure(replicas)}
     limits = seat_limits(room, votes)
     given: dict[Replica, int] = dict.fromkeys(room, 0)
     of_model: Counter[str] = Counter()
@@ -234,7 +236,7 @@ def make_plan(
         return Plan(requested, wanted, seats, idle_only, parties_of(fit), requested=requested)
 
     if options.explicit:
-        return vote(spread(fit, wanted, idle_only=False))
+        return vote(spread(fit, wanted, idle_only=False, in_turn=isinstance(options.stop, Ahead)))
     if not (options.wants_a_vote or defaults.votes_on_all):
         if not asking.countable:
             return once("prose")

@@ -12,8 +12,9 @@ import pytest
 from swarm.consensus.options import Strategy
 from swarm.errors import BadRequest, EngineFailed
 from swarm.gateway.answers.answer_form import Pacing
+from swarm.generation import Delta
 from tests.doubles.clients import Reply, chat_body
-from tests.doubles.scripted_engine import PROMPT_TOKENS
+from tests.doubles.scripted_engine import PROMPT_TOKENS, Step
 from tests.doubles.stage import SLOTS, Stage, staged
 
 CHAT, SUM = "/v1/chat/completions", "What is 9 + 7?"
@@ -485,3 +486,48 @@ async def test_votes_are_counted_in_the_metrics(stage: Stage) -> None:
     assert "swarm_losing_tokens_total 3.0" in text
     assert 'swarm_vote_agreement_sum{kind="number"} 0.75' in text
     assert "swarm_slots_free 4.0" in text
+
+
+def unsure(text: str, logprob: float) -> list[Step]:
+    """An answer whose one token had this log-probability."""
+    return [Delta(text=text, logprobs={"content": [{"token": text, "logprob": logprob, "top_logprobs": []}]})]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_votes_weigh_by_how_sure_their_model_was_and_nobody_is_told_log_probabilities(
+    stage: Stage, stream: bool
+) -> None:
+    stage.voters_say(
+        unsure("Answer: 16", -3.0), unsure("Answer: 16", -2.0), unsure("Answer: 18", -0.1), unsure("Answer: 18", -0.2)
+    )
+    reply = await stage.client.chat(SUM, stream=stream, swarm={"votes": 4, "strategy": "confident"})
+    account = swarm_of(reply)
+    weights = sorted((part["group"], part["weight"]) for part in account["candidates"])
+    assert weights == [(0, 1.2), (0, 1.6), (1, 0.4), (1, 0.8)]
+    assert (account["strategy"], account["agreement"], account["stopped_by"]) == ("confident", 0.7, "all_in")
+    assert account["winner"] in stage.names[2:]
+    assert '"logprob"' not in reply.text
+    assert all(request.logprobs for request in stage.engine.requests)
+
+
+async def test_a_race_goes_on_until_one_answer_is_ahead(stage: Stage) -> None:
+    """More of them than the node has slots, each of which is asked again."""
+    said = iter(["16", "18", "18", "16", "16", "16", "never"])
+    stage.engine.script = lambda *_: [f"Answer: {next(said)}"]
+    reply = await stage.client.chat(SUM, swarm={"stop": {"ahead": 2, "max_votes": 9}})
+    account = swarm_of(reply)
+    assert (account["stopped_by"], account["asked"], account["wanted"], account["saved"]) == ("ahead", 6, 9, 3)
+    assert (account["margin"], account["outcome"], account["votes"]) == (2, "consensus", 6)
+
+
+async def test_a_race_that_nobody_wins_is_undecided_or_refused(stage: Stage) -> None:
+    stage.voters_say("Answer: 16", "Answer: 18", "Answer: 16", "Answer: 18")
+    body = {"stop": {"ahead": 2, "max_votes": 4}, "strategy": "majority"}
+    account = swarm_of(await stage.client.chat(SUM, swarm=body))
+    assert (account["outcome"], account["degraded"], account["votes"]) == ("undecided", True, account["asked"])
+    assert account["shortfall"].startswith("no answer came 2 votes ahead of the others")
+    said = iter(["Answer: 16", "Answer: 18"] * 2)
+    stage.engine.script = lambda *_: [next(said)]
+    refused = await stage.client.chat(SUM, swarm={**body, "on_no_quorum": "error"})
+    assert refused.status == 503
+    assert "no answer came 2 votes ahead" in refused.error["message"]
