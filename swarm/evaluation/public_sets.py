@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import JsonValue
+
 from swarm.errors import SetupError
 from swarm.evaluation.questions import AcceptedCall, Problem, QuestionSet, read_problem
 from swarm.generation import JsonObject
@@ -78,15 +80,15 @@ def _tool(function: JsonRow) -> JsonObject:
     }
 
 
-def _schema(schema: Any) -> Any:
+def _schema(schema: JsonValue) -> JsonValue:
     """A schema of the leaderboard in JSON Schema's words."""
     if isinstance(schema, list):
         return [_schema(part) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    renamed: JsonRow = {}
+    renamed: JsonObject = {}
     for key, value in schema.items():
-        if key == "properties":
+        if key == "properties" and isinstance(value, dict):
             renamed[key] = {name: _schema(part) for name, part in value.items()}
         elif key == "type" and isinstance(value, str):
             if value != "any":

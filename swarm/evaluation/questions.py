@@ -87,7 +87,7 @@ class AcceptedCall:
         if len(candidate.tool_calls) != 1 or candidate.tool_calls[0].name != self.name:
             return False
         try:
-            given = json.loads(candidate.tool_calls[0].arguments or "{}")
+            given: JsonValue = json.loads(candidate.tool_calls[0].arguments or "{}")
         except ValueError:
             return False
         if not isinstance(given, dict) or not given.keys() <= self.arguments.keys():
