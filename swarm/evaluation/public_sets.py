@@ -29,7 +29,7 @@ _LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _CHOICE: Final = "Answer with the letter of the right option only, as: Answer: <letter>"
 _NUMBER: Final = "End with the line: Answer: <number>"
 
-JsonRow = dict[str, Any]
+SetRow = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class PublicSet:
     max_tokens: int
 
 
-def _rows(path: Path) -> list[JsonRow]:
+def _rows(path: Path) -> list[SetRow]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -69,7 +69,7 @@ def tool_name(name: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_-]", "_", name)[:64]
 
 
-def _tool(function: JsonRow) -> JsonObject:
+def _tool(function: SetRow) -> JsonObject:
     return {
         "type": "function",
         "function": {

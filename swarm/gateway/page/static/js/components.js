@@ -29,7 +29,7 @@ export function Button({ onClick, kind = "", busy = false, disabled = false, tit
 /** @type {Record<string, Tone>} */
 const TONES = {
   ok: "good", alive: "good", ready: "good", done: "good", consensus: "good", single: "good", open: "good",
-  loading: "busy", running: "busy", waiting: "busy", draining: "busy", unloading: "busy", plurality: "warn", undecided: "warn", suspect: "warn",
+  loading: "busy", running: "busy", waiting: "busy", draining: "busy", unloading: "busy", plurality: "warn", suspect: "warn",
   warning: "warn", degraded: "warn", undecided: "warn", dead: "bad", failed: "bad", problem: "bad", lost: "bad", error: "bad",
 }; // biome-ignore format: a table
 

@@ -206,7 +206,6 @@ export const STRINGS = {
       consensus: "consensus",
       plurality: "no majority",
       undecided: "undecided",
-      undecided: "undecided",
       degraded: "no quorum",
       single: "one answer",
       failed: "failed",
