@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.errors import BadRequest, EngineFailed
 from swarm.gateway.http.access import AccessRules, KeyHolder, digest
+from swarm.gateway.http.errors import error_middleware
 from swarm.gateway.observing.board import BOARD
 from swarm.gateway.observing.log_lines import LogFilter, LogPart, chosen, look_at, wanted_lines
 from swarm.logs import (
@@ -252,3 +254,33 @@ async def told_while_watched(node: RunningNode) -> None:
         logging.getLogger("swarm.x").info("the newest")
         async with asyncio.timeout(10):
             await eventually(lambda: "the newest" in (board.since(0, ["log"]) or ""))
+
+
+async def test_a_client_that_leaves_in_mid_answer_is_no_failure_of_the_node(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever is written then raises, in whichever handler."""
+    ended = asyncio.Event()
+
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        try:
+            while True:
+                await response.write(bytes(65536))
+        finally:
+            ended.set()
+
+    app = web.Application(middlewares=[error_middleware])
+    app.router.add_get("/", endless)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readexactly(1000)
+        writer.transport.abort()
+        async with asyncio.timeout(10):
+            await ended.wait()
+    finally:
+        await runner.cleanup()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []

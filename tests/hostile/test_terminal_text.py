@@ -133,7 +133,7 @@ MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`
         "MarkdownScreen(sys.stdout)",
     },
     "swarm/commands/members.py": {'write(sys.stdout, f"\\n{qr_text('},  # squares, of a code of this node's own
-    "swarm/commands/live_part.py": {"LivePart(sys.stdout)"},
+    "swarm/commands/live_part.py": {"LivePart(sys.stdout)", "may_redraw(sys.stdout"},
     "swarm/commands/top.py": {"may_redraw(sys.stdout", "console(sys.stdout)", "terminal_size(sys.stdout)"},
     "swarm/commands/running_models.py": {"may_redraw(sys.stdout", "console(sys.stdout"},
     "swarm/commands/vote.py": {"Screen(sys.stdout", "may_redraw(sys.stdout"},

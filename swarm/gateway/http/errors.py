@@ -233,9 +233,16 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         if mapped.status < 400:
             raise
         return error_response(mapped, is_anthropic(request))
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ConnectionResetError) and has_left(request):
+            raise
         log.exception("%s %s failed", request.method, request.path, extra=kept_as("a request failed"))
         return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR), is_anthropic(request))
+
+
+def has_left(request: web.Request) -> bool:
+    """Whether the client of `request` has closed its connection: nobody reads what is answered."""
+    return request.transport is None or request.transport.is_closing()
 
 
 def is_anthropic(request: web.BaseRequest) -> bool:
