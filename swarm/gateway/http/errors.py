@@ -234,7 +234,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
             raise
         return error_response(mapped, is_anthropic(request))
     except Exception as error:
-        if isinstance(error, ConnectionResetError) and has_left(request):
+        if isinstance(error, ConnectionError) and has_left(request):
             raise
         log.exception("%s %s failed", request.method, request.path, extra=kept_as("a request failed"))
         return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR), is_anthropic(request))
