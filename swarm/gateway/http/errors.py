@@ -42,6 +42,8 @@ from swarm.routing.poison_pills import REFUSED_S
 log = logging.getLogger(__name__)
 
 REQUEST_ID_HEADER = "X-Request-Id"
+CLIENT_LEFT_STATUS = 499  # nginx's word; for the metrics, since nobody is left to read it
+
 HTTP_REFUSALS = {
     404: (
         "not_found",
@@ -235,7 +237,7 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         return error_response(mapped, is_anthropic(request))
     except Exception as error:
         if isinstance(error, ConnectionError) and has_left(request):
-            raise
+            return web.Response(status=CLIENT_LEFT_STATUS)
         log.exception("%s %s failed", request.method, request.path, extra=kept_as("a request failed"))
         return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR), is_anthropic(request))
 
