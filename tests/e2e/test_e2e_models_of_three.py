@@ -19,7 +19,7 @@ from tests.e2e.waiting import eventually
 
 pytestmark = pytest.mark.netns
 
-LOADING_S = 10.0  # from a request to the beginning of its load
+LOADING_S = 30.0  # from a request to the beginning of its load
 ONCE = {"strategy": "single"}
 HUB, OLLAMA, LM_STUDIO = "hub-tale", "tale:1b", "studio-tale"  # one on each disk, by the ids that they have there
 WANTED_TWICE = "second-tale"  # on the kitchen's
