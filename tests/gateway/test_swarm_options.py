@@ -61,6 +61,13 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({"stream": "buffer", "strategy": "single"}, {"stream": True}, "swarm.stream", "streams its one answer"),
     ({"stream": "leader", "strategy": "first"}, {"stream": True}, "swarm.stream", "use buffer"),
     ({"progress": True}, {}, "swarm.progress", "needs stream: true"),
+    ({"of_a_later_version": 1}, {}, "swarm.of_a_later_version", "no field 'of_a_later_version': use strategy, votes,"),
+    ({"votes": 3, "min_vote": 2}, {}, "swarm.min_vote", "no field 'min_vote': did you mean min_votes? (got 2)"),
+    ({"strategi": None}, {}, "swarm.strategi", "did you mean strategy?"),
+    ({"stop": {"ahed": 3}}, {}, "swarm.stop.ahed", "did you mean ahead?"),
+    ({"stop": {"ahead": 3, "of_a_later_version": 1}}, {}, "swarm.stop.of_a_later_version", "use ahead, max_votes"),
+    ({"y" * 1000: 1}, {}, "swarm", f"no field '{'y' * 80}': use strategy"),
+    ({"{told}\n": 1}, {}, "swarm", "no field '{told}\\n': use strategy"),
     ({"votes": 3}, {"n": 2}, "swarm.votes", "n is 2"),
     ({"strategy": "majority"}, {"n": 2}, "swarm.strategy", "n is 2"),
     ({"min_votes": 2}, {"n": 2}, "swarm.min_votes", "n is 2"),
@@ -81,7 +88,6 @@ TAKEN: list[tuple[dict[str, Any], dict[str, Any], VoteOptions]] = [
     ({"stream": "buffer", "strategy": "first"}, {"stream": True}, VoteOptions(Strategy.FIRST, stream="buffer")),
     ({"stream": "reasoning", "progress": True}, {"stream": True}, VoteOptions(stream="reasoning", progress=True)),
     ({"upstream": False, "deadline_s": 0.5}, {}, VoteOptions(deadline_s=0.5, upstream=False)),
-    ({"of_a_later_version": 1}, {}, VoteOptions()),
 ]
 
 
@@ -155,8 +161,28 @@ BODIES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("path", BODIES)
 async def test_every_api_refuses_alike(client: Client, path: str) -> None:
-    for swarm, field in (({"votes": 0}, "swarm.votes"), ({"stream": "leader"}, "swarm.stream")):
+    for swarm, field in (
+        ({"votes": 0}, "swarm.votes"),
+        ({"vote": 3}, "swarm.vote"),
+        ({"stop": {"ahead": 3, "most": 9}}, "swarm.stop.most"),
+        ({"stream": "leader"}, "swarm.stream"),
+    ):
         reply = await client.post(path, {**BODIES[path], "swarm": swarm})
         assert reply.status == 400
         assert field in reply.error["message"]
         assert reply.error.get("param", field) == field, "Anthropic's errors have no such field"
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"model": "swarm", "input": "x"}),
+        ("/completion", {"prompt": "x"}),
+        ("/infill", {"input_prefix": "x", "input_suffix": "y"}),
+        ("/apply-template", chat_body()),
+    ],
+)
+async def test_no_api_takes_a_field_that_there_is_not(client: Client, path: str, body: dict[str, Any]) -> None:
+    reply = await client.post(path, {**body, "swarm": {"upsteam": False}})
+    assert (reply.status, reply.error["param"]) == (400, "swarm.upsteam")
+    assert "swarm.upsteam: there is no field 'upsteam': did you mean upstream? (got False)" in reply.error["message"]

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
-from pydantic import Field, ValidationError, ValidationInfo, WithJsonSchema, WrapValidator, field_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from swarm.consensus.options import MAX_AHEAD, MAX_VOTES, Ahead, NoQuorum, OnLoading, StopRule, Strategy, StreamMode
 from swarm.errors import BadRequest
@@ -15,6 +26,7 @@ from swarm.routing.policy import VoteOptions
 
 MAX_DEADLINE_S = 3600.0
 LEAST_MAX_VOTES = 9  # of a race that says no other: on tool calls two in a hundred are undecided there, ahead by 3
+MAX_NAME_CHARS = 80  # of a field that there is not, to be told and likened to those that there are
 LEAST_FOR_POSTERIOR = 8  # below it the posterior stop hardly ever ends a vote before the unbeatable lead does
 
 
@@ -40,7 +52,35 @@ Seconds = Annotated[float, Field(gt=0, le=MAX_DEADLINE_S), _within(f"seconds abo
 Share = Annotated[float, Field(ge=0, le=1), _within("a share from 0 to 1")]
 
 
-class AheadStop(Part):
+class KnownFields(Part):
+    """A part of which every field is obeyed: one that there is not is refused by its name.
+
+    A misspelt `min_votes` would else be a vote without them, which nothing in the answer tells.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: object) -> object:
+        """Before the fields are looked at, so that of a thousand unknown ones the first alone is told."""
+        if isinstance(given, dict):
+            fields = cast("dict[str, object]", given)
+            if (name := next((name for name in fields if name not in cls.model_fields), None)) is not None:
+                problem = _no_such_field(name, fields[name], cls.model_fields)
+                raise ValidationError.from_exception_data(cls.__name__, [problem])
+        return cast("object", given)
+
+
+def _no_such_field(name: str, value: object, known: Iterable[str]) -> InitErrorDetails:
+    short = name[:MAX_NAME_CHARS]
+    near = get_close_matches(short, known, n=1)
+    told = f"there is no field {short!r}: " + (f"did you mean {near[0]}?" if near else f"use {', '.join(known)}")
+    place = (name,) if name == short and name.isprintable() else ()
+    return InitErrorDetails(type=PydanticCustomError("no_such_field", "{told}", {"told": told}), loc=place, input=value)
+
+
+class AheadStop(KnownFields):
     """The vote ends when one answer is so many votes ahead of every other."""
 
     ahead: Annotated[
@@ -58,7 +98,7 @@ class AheadStop(Part):
         return self.max_votes or votes or min(max(3 * self.ahead, LEAST_MAX_VOTES), MAX_VOTES)
 
 
-class SwarmOptions(Part):
+class SwarmOptions(KnownFields):
     """How to vote on this request. What is left out is the node's own setting.
 
     Each field is checked against those before it, so that a contradiction is blamed on one field.
