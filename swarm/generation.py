@@ -23,6 +23,7 @@ MAX_MESSAGES = 4096  # far above any context; bounds validation work
 MAX_TOOLS = 256  # OpenAI's limit is 128
 MAX_CHOICES_OF_TEXT = 1000  # as many values as a schema may list
 MAX_TOP_LOGPROBS = 20  # OpenAI's limit
+REMARK = "x-swarm-remark"  # in a property's schema: what it says is in each voter's own words, and decides nothing
 # Below it llama.cpp divides logits until they are no numbers, and then takes the vocabulary's last token, always, even
 # against a grammar, which ends its process.
 MIN_TEMPERATURE = 1e-4

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import rfc8785
 from pydantic import JsonValue
 
-from swarm.generation import JsonObject
+from swarm.generation import REMARK, JsonObject
 
 MAX_JSON_CHARS = 262_144  # an answer of about 65,000 tokens; parsing stays within milliseconds
 MAX_JSON_DEPTH = 64  # real answers nest a dozen levels; keeps every recursion far from the interpreter's limit
@@ -124,8 +124,6 @@ def _tagged(value: JsonValue) -> JsonValue:
 
 MAX_REFERENCE_HOPS = 8  # a reference to a reference is rare; a ring of them must end
 
-REMARK = "x-swarm-remark"  # in a property's schema: what it says is in each voter's own words, and decides nothing
-
 _INTEGER = re.compile(r"[+-]?\d{1,15}")
 _DECIMAL = re.compile(r"[+-]?(?:\d{1,15}(?:\.\d{0,15})?|\.\d{1,15})(?:[eE][+-]?\d{1,2})?")
 
@@ -141,7 +139,7 @@ def what_counts(root: JsonObject, value: JsonValue) -> JsonValue:
 
 
 def _coerced(root: JsonObject, schema: JsonValue, value: JsonValue) -> JsonValue:
-    resolved = _resolve(root, schema)
+    resolved = _of_values(root, schema)
     if isinstance(value, dict):
         return {key: _coerced(root, _member(resolved, key), member) for key, member in value.items()}
     if isinstance(value, list):
@@ -188,7 +186,7 @@ def _read_as(value: JsonValue, name: JsonValue) -> JsonValue:
 
 
 def _what_counts(root: JsonObject, schema: JsonValue, value: JsonValue) -> JsonValue:
-    resolved = _resolve(root, schema)
+    resolved = _of_values(root, schema)
     if isinstance(value, list):
         return [_what_counts(root, _item(resolved, index), item) for index, item in enumerate(value)]
     if not isinstance(value, dict):
@@ -238,6 +236,20 @@ def _resolve(root: JsonObject, schema: JsonValue) -> JsonObject:
         if not isinstance(reference, str):
             return schema
         schema = _pointed(root, reference)
+    return {}
+
+
+def _of_values(root: JsonObject, schema: JsonValue) -> JsonObject:
+    """What `schema` says of a value that is not null: where it is one alternative beside null (`anyOf`), that one."""
+    resolved = _resolve(root, schema)
+    for _ in range(MAX_REFERENCE_HOPS):
+        members = resolved.get("anyOf", resolved.get("oneOf"))
+        if not isinstance(members, list) or len(members) != 2 or "properties" in resolved or "type" in resolved:
+            return resolved
+        others = [member for each in members if (member := _resolve(root, each)).get("type") != "null"]
+        if len(others) != 1:
+            return resolved
+        resolved = others[0]
     return {}
 
 

@@ -124,6 +124,21 @@ def test_a_value_other_than_the_default_counts() -> None:
     assert answer('{"name": "x", "count": 4}', form).key != answer('{"name": "x"}', form).key
 
 
+def test_a_remark_that_is_required_is_validated_and_not_compared() -> None:
+    properties: JsonObject = {
+        "verdict": {"type": "string"},
+        "why": {"type": "string", "minLength": 3, "x-swarm-remark": True},
+    }
+    form = by_schema({"type": "object", "properties": properties, "required": ["verdict", "why"]})
+    for broken in ('{"verdict": "yes"}', '{"verdict": "yes", "why": 5}', '{"verdict": "yes", "why": "no"}'):
+        assert flaw(broken, form) is AbstainReason.BREAKS_SCHEMA
+    one, other, no = (
+        answer(f'{{"verdict": "{verdict}", "why": "{why}"}}', form).key
+        for verdict, why in (("yes", "it fits"), ("yes", "as asked"), ("no", "it fits"))
+    )
+    assert (one == other, one == no) == (True, False)
+
+
 def fork(n: int) -> JsonObject:
     twice: list[JsonValue] = [{"$ref": f"#/$defs/d{n + 1}"}] * 2
     return {"anyOf": twice}

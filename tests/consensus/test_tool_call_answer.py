@@ -122,7 +122,14 @@ REMARKED: JsonObject = {
                 "required": ["line", "reason"],
             },
         },
-        "title": {"type": "string", "x-swarm-remark": "yes"},
+        "author": {
+            "anyOf": [
+                {"type": "object", "properties": {"id": {"type": "integer"}, "mood": {"x-swarm-remark": True}}},
+                {"type": "null"},
+            ],
+            "default": None,
+        },
+        "title": {"type": "string", "x-swarm-remark": False},
         "description": {"type": "string"},
     },
     "required": ["path", "why"],
@@ -154,6 +161,14 @@ def remarked(name: str, arguments: str) -> object:
         ("edit", '{"path": "a", "why": "x", "beside": "1"}', '{"path": "a", "why": "x", "beside": "2"}', True),
         ("edit", '{"path": "a", "why": "x", "title": "one"}', '{"path": "a", "why": "x", "title": "two"}', False),
         ("edit", '{"path":"a","why":"x","description":"1"}', '{"path":"a","why":"x","description":"2"}', False),
+        (
+            "edit",
+            '{"path": "a", "why": "x", "author": {"id": 1, "mood": "glad"}}',
+            '{"path": "a", "why": "x", "author": {"id": "1", "mood": "sad"}}',
+            True,
+        ),
+        ("edit", '{"path": "a", "why": "x", "author": {"id": 1}}', '{"path": "a", "why": "x", "author": null}', False),
+        ("edit", '{"path": "a", "why": "x", "author": null}', '{"path": "a", "why": "x"}', True),
         (
             "edit",
             '{"path": "a", "why": "x", "edits": [{"line": 1, "reason": "this"}]}',

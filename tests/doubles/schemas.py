@@ -143,6 +143,15 @@ IMPOSSIBLE: dict[str, tuple[Schema, str]] = {
         record(a={"type": "integer", "minimum": 1e30, "maximum": 1e31}),
         "cannot be enforced",
     ),
+    "a remark that is neither true nor false": (
+        record(a={"type": "string", "x-swarm-remark": "yes"}),
+        r"(schema|parameters)\.properties\.a: x-swarm-remark is 'yes': it is true",
+    ),
+    "a remark of null": (record(a={"items": {"x-swarm-remark": None}}), r"\.a\.items: x-swarm-remark is None"),
+    "a reference to what is no remark": (
+        {**record(a={"$ref": "#/$defs/A"}), "$defs": {"A": {"type": "string", "x-swarm-remark": 1}}},
+        r"A: x-swarm-remark is 1",
+    ),
     "properties in a list": ({"type": "object", "properties": [1]}, "object of schemas"),
     "a property that is a number": (record(a=5), "a schema is an object, not 5"),
     "a property that must not be and is required": (record(a=False), "no value of finite size"),
@@ -166,6 +175,10 @@ POSSIBLE: dict[str, Schema] = {
     "an array of itself": with_definition({"type": "array", "items": SELF}),
     "optional": record(a={"type": ["string", "null"]}),
     "any property": record(a=True),
+    "remarks, and a property of that name": record(
+        a={"type": "string", "x-swarm-remark": True},
+        **{"b": {"type": "string", "x-swarm-remark": False}, "x-swarm-remark": {"type": "string"}},
+    ),
     "a property that must not be": {"type": "object", "properties": {"a": False, "b": {"type": "null"}}},
     "no items": record(a={"type": "array", "items": False}),
     "a pair and no more": record(a={"type": "array", "prefixItems": [{"type": "null"}], "items": False}),

@@ -42,7 +42,7 @@ from swarm.engines.llama_cpp.schema_words import (
 )
 from swarm.engines.patterns import InvalidPattern, UnsupportedPattern, read_pattern
 from swarm.errors import BadRequest
-from swarm.generation import GenerationRequest, JsonObject
+from swarm.generation import REMARK, GenerationRequest, JsonObject
 
 MAX_STEPS = 10_000  # visits of schemas, some 20 ms; a schema that needs more is taken as it is
 ALL_TYPES = frozenset({"object", "array", "string", "number", "boolean", "null"})  # an integer is a number
@@ -236,6 +236,8 @@ class _Look:
         if "pattern" in schema:
             yield from self._pattern_problems(schema["pattern"])
         yield from _property_problems(schema)
+        if not isinstance(remark := schema.get(REMARK, False), bool):
+            yield f"{REMARK} is {remark!r:.60}: it is true for a property that only comments on the others, or false"
         if len(str(schema.get("const", ""))) > MAX_TEXT_CHARS:
             yield f"const is longer than {MAX_TEXT_CHARS} characters"
 
