@@ -6,12 +6,13 @@ Samples are drawn many at once, and kept in a file if one is given, so that an i
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -36,30 +37,46 @@ LOG_EVERY_S = 10.0  # between two lines of progress in a file or pipe
 TEMPERATURE, MAX_TOKENS, SAMPLES = 0.8, 1024, 15  # for questions whose file does not set them
 MAX_UNNAMED_MODELS = 8  # of an endpoint that lists hundreds, nobody means all
 
-MissingSample = tuple[SampleKey, Problem]
+
+@dataclass(frozen=True, slots=True)
+class MissingSamples:
+    """Samples of one problem, of one model at one temperature, which can be drawn together: they share a prompt."""
+
+    problem: Problem
+    model: str
+    keys: tuple[SampleKey, ...]
 
 
-def missing(plans: Sequence[DrawPlan], store: SampleStore) -> list[MissingSample]:
+def missing(plans: Sequence[DrawPlan], store: SampleStore) -> list[MissingSamples]:
     """What is still to be drawn, problem by problem, so that an interrupted run has some problems complete."""
-    wanted = ((key, problem) for plan in plans for problem in plan.questions.problems for key in plan.keys(problem))
-    return [(key, problem) for key, problem in wanted if key not in store.samples]
+    found: list[MissingSamples] = []
+    for plan in plans:
+        for problem in plan.questions.problems:
+            wanted = [key for key in plan.keys(problem) if key not in store.samples]
+            for (model, _), keys in itertools.groupby(wanted, key=lambda key: (key.model, key.temperature)):
+                found.append(MissingSamples(problem, model, tuple(keys)))
+    return found
 
 
 async def draw_samples(
-    wanted: Sequence[MissingSample], endpoints: Mapping[str, MeasuredEndpoint], parallel: int, store: SampleStore
+    wanted: Sequence[MissingSamples], endpoints: Mapping[str, MeasuredEndpoint], parallel: int, store: SampleStore
 ) -> None:
-    """Draw all that is `wanted`, at most `parallel` at once from each of `endpoints` (by model); an error ends it."""
-    progress = DrawingProgress(len(wanted))
+    """Draw all that is `wanted`, with at most `parallel` requests at once to each of `endpoints` (by model).
 
-    async def work(endpoint: MeasuredEndpoint, queue: Iterator[MissingSample]) -> None:
-        for key, problem in queue:
-            store.add(await endpoint.sample(problem, key))
-            progress.step()
+    An error ends it.
+    """
+    progress = DrawingProgress(sum(len(entry.keys) for entry in wanted))
+
+    async def work(endpoint: MeasuredEndpoint, queue: Iterator[MissingSamples]) -> None:
+        for entry in queue:
+            async for sample in endpoint.samples(entry.problem, entry.keys):
+                store.add(sample)
+                progress.step()
 
     try:
         async with asyncio.TaskGroup() as group:
             for endpoint in set(endpoints.values()):
-                queue = iter([entry for entry in wanted if endpoints[entry[0].model] is endpoint])
+                queue = iter([entry for entry in wanted if endpoints[entry.model] is endpoint])
                 for _ in range(parallel):
                     group.create_task(work(endpoint, queue))
     except* SwarmError as errors:
@@ -151,7 +168,9 @@ class VotesBenchmark:
                 self.notes += [note] if note not in self.notes else []
             self.plans = plans
             wanted = missing(plans, self._store)
-            complain(clean_line(f"{len(wanted)} samples of {', '.join(endpoints)} to draw"))
+            complain(
+                clean_line(f"{sum(len(entry.keys) for entry in wanted)} samples of {', '.join(endpoints)} to draw")
+            )
             with self._store.recording():
                 await draw_samples(wanted, endpoints, self._options.parallel, self._store)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import signal
 import tempfile
@@ -32,6 +33,7 @@ ATTEMPTS = 6  # of one sample, where the endpoint is busy or broke off
 MAX_PAUSE_S = 30.0  # between two attempts
 FIRST_PAUSE_S = 0.5
 MAX_SAID_CHARS = 300  # of what an endpoint says is wrong
+MOST_AT_ONCE = 32  # samples of one request: what a node takes with as many slots; whoever takes fewer says so
 ALIAS = "swarm"  # a node's name for all of its models at once
 SLOTS = 16  # of each embedded model: a few megabytes each, and no answer waits for another
 CONTEXT_TOKENS = 1024  # the longest shipped question takes 500 tokens with its tools, an answer at most 256
@@ -41,6 +43,10 @@ WHOLE_DISTRIBUTION = {"top_p": 1.0, "top_k": 0, "min_p": 0.0}
 ONLY_OPENAI = {"top_p": 1.0}
 LOGPROBS = {"logprobs": True}
 ONE_VOTER = {"swarm": {"strategy": "single"}}  # a node is asked for samples, not for votes
+# Whether `n` gives answers of their own is asked hot, where two texts are hardly ever the same: a server that draws
+# all of them with one seed is found out.
+HOT = {"messages": [{"role": "user", "content": "Name ten animals in any order."}], "temperature": 2.0, "n": 2}
+SHORT_TOKENS = 16
 
 
 class _Function(Frozen):
@@ -55,6 +61,7 @@ class _ReplyCall(Frozen):
 
 class _Message(Frozen):
     content: str | None = None
+    reasoning_content: str | None = None
     tool_calls: tuple[_ReplyCall, ...] | None = None
 
 
@@ -84,11 +91,15 @@ def base_url(url: str) -> str:
 
 
 class MeasuredEndpoint:
-    """An OpenAI API; use as `async with`. `base` ends in `/v1`; `extra` are the fields that every request carries."""
+    """An OpenAI API; use as `async with`. `base` ends in `/v1`; `extra` are the fields that every request carries.
+
+    `at_once` is how many samples of a model one request may ask for (`n`), where that is less than MOST_AT_ONCE.
+    """
 
     def __init__(self, url: str, api_key: str | None) -> None:
         self.base = base_url(url)
         self.extra: dict[str, Any] = dict(ONLY_OPENAI)
+        self.at_once: dict[str, int] = {}
         self._api_key = api_key
 
     async def __aenter__(self) -> Self:
@@ -116,28 +127,76 @@ class MeasuredEndpoint:
             ) from error
 
     async def settle(self, problem: Problem, model: str, max_tokens: int) -> str:
-        """Find out which sampling fields it takes, by one short answer; a note for the report. Raises SwarmError."""
+        """Find out which fields it takes, and whether `n`, by two short answers; a note for the report.
+
+        Raises SwarmError.
+        """
         status, _ = await self._send("GET", "/federation/health", None)
         node = ONE_VOTER if status == 200 else {}
+        short = min(max_tokens, SHORT_TOKENS)
         for sampling in (WHOLE_DISTRIBUTION | LOGPROBS, WHOLE_DISTRIBUTION, ONLY_OPENAI):
             self.extra = {**sampling, **node}
-            body = self._body(problem, model, temperature=1.0, max_tokens=min(max_tokens, 16), seed=1)
+            body = self._body(problem, model, temperature=1.0, max_tokens=short, seed=1)
             status, said = await self._send("POST", "/chat/completions", body)
             if status != 400:
                 break
         if status not in (200, 429, 503):  # a busy one is asked again when it matters
             raise self._refusal(status, said)
-        whole = "top_k" in self.extra
-        sampled = (
+        notes = [
             "Sampled from the whole distribution (top_p 1, top_k 0, min_p 0)"
-            if whole
+            if "top_k" in self.extra
             else "Sampled with top_p 1; top_k and min_p as the endpoint has them, since it takes no such fields"
-        )
-        return f"{sampled}{'.' if 'logprobs' in self.extra else '; without log-probabilities, which it does not give.'}"
+        ]
+        if "logprobs" not in self.extra:
+            notes.append("without log-probabilities, which it does not give")
+        if not await self._gives_several({"model": model, "max_tokens": short, "seed": 1, **self.extra, **HOT}):
+            self.at_once[model] = 1
+            notes.append("one sample a request")
+        elif "logprobs" not in self.extra:
+            notes.append("tokens of each answer are its share of its request's, which counts those of all together")
+        return "; ".join(notes) + "."
 
-    async def sample(self, problem: Problem, key: SampleKey) -> Sample:
-        """Draw one sample; a busy endpoint is asked again for a while. Raises SwarmError where it stays so."""
-        body = self._body(problem, key.model, key.temperature, key.max_tokens, sampling_seed(key))
+    async def _gives_several(self, body: dict[str, Any]) -> bool:
+        """Whether it gives as many answers as `n`, and no answer twice. Raises SwarmError where none comes at all."""
+        status, said, _ = await self._answer(body)
+        if status != 200:
+            return False
+        choices = self._read(said).choices
+        given = [(choice.message, [round(drawn, 1) for drawn in drawn_logprobs(choice.logprobs)]) for choice in choices]
+        return len(given) == body["n"] and all(one != other for one, other in itertools.combinations(given, 2))
+
+    async def samples(self, problem: Problem, keys: Sequence[SampleKey]) -> AsyncGenerator[Sample]:
+        """Draw the samples of one problem, model and temperature, as many with one request as the endpoint gives.
+
+        A request has the seed of its first sample. A busy endpoint is asked again for a while. Raises SwarmError where
+        it stays so.
+        """
+        model, left = keys[0].model, list(keys)
+        while left:
+            asked = left[: self.at_once.get(model, MOST_AT_ONCE)]
+            body = self._body(problem, model, asked[0].temperature, asked[0].max_tokens, sampling_seed(asked[0]))
+            status, said, elapsed_ms = await self._answer(body if len(asked) == 1 else body | {"n": len(asked)})
+            if status == 400 and len(asked) > 1:  # too many at once, for what it says; if not, it says so for one, too
+                self._ask_fewer(model, len(asked) // 2)
+                continue
+            if status != 200:
+                raise self._refusal(status, said)
+            given = self._samples(asked, self._read(said), elapsed_ms)
+            if len(given) < len(asked):
+                self._ask_fewer(model, len(given))
+            for sample in given:
+                yield sample
+            left = left[len(given) :]
+
+    def _ask_fewer(self, model: str, most: int) -> None:
+        """Of requests beside each other the one that was given least counts."""
+        self.at_once[model] = min(most, self.at_once.get(model, most))
+
+    async def _answer(self, body: dict[str, Any]) -> tuple[int, bytes, int]:
+        """Status, body and milliseconds of a chat completion; who is busy or breaks off is asked again for a while.
+
+        Raises NodeUnreachable.
+        """
         pause_s = FIRST_PAUSE_S
         for attempt in range(1, ATTEMPTS + 1):
             began = time.monotonic()
@@ -147,10 +206,8 @@ class MeasuredEndpoint:
                 if attempt == ATTEMPTS:
                     raise
             else:
-                if status == 200:
-                    return self._sample(key, said, round((time.monotonic() - began) * 1000))
                 if status not in (429, 500, 502, 503, 504) or attempt == ATTEMPTS:
-                    raise self._refusal(status, said)
+                    return status, said, round((time.monotonic() - began) * 1000)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, MAX_PAUSE_S)
         raise AssertionError("the last attempt returns or raises")
@@ -177,30 +234,49 @@ class MeasuredEndpoint:
                 "name another endpoint with --url, or let this command start the embedded models with --embedded"
             ) from error
 
-    def _sample(self, key: SampleKey, said: bytes, elapsed_ms: int) -> Sample:
+    def _read(self, said: bytes) -> _Answer:
         try:
-            answer = _Answer.model_validate_json(said)
+            return _Answer.model_validate_json(said)
         except ValidationError as error:
             raise SwarmError(f"{self.base} answered something other than a chat completion: {_shown(said)}") from error
-        choice, usage = answer.choices[0], answer.usage or Usage()
-        calls = enumerate(choice.message.tool_calls or ())
-        return Sample(
-            key=key,
-            text=choice.message.content or "",
-            tool_calls=tuple(
-                ToolCall(id=call.id or f"call_{at}", name=call.function.name, arguments=call.function.arguments or "")
-                for at, call in calls
-            ),
-            finish_reason=choice.finish_reason,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            elapsed_ms=elapsed_ms,
-            confidence=lowest_window(drawn_logprobs(choice.logprobs)),
-        )
+
+    def _samples(self, keys: Sequence[SampleKey], answer: _Answer, elapsed_ms: int) -> list[Sample]:
+        """A sample for each key, in the order of the choices, as far as there are any."""
+        usage = answer.usage or Usage()
+        tokens = _tokens_of_each([drawn_logprobs(choice.logprobs) for choice in answer.choices], usage)
+        return [
+            Sample(
+                key=key,
+                text=choice.message.content or "",
+                tool_calls=tuple(
+                    ToolCall(
+                        id=call.id or f"call_{at}", name=call.function.name, arguments=call.function.arguments or ""
+                    )
+                    for at, call in enumerate(choice.message.tool_calls or ())
+                ),
+                finish_reason=choice.finish_reason,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=drawn,
+                elapsed_ms=elapsed_ms,
+                confidence=lowest_window(drawn_logprobs(choice.logprobs)),
+            )
+            for key, choice, drawn in zip(keys, answer.choices, tokens, strict=False)
+        ]
 
     def _refusal(self, status: int, said: bytes) -> SwarmError:
         hint = " (here: --api-key KEY, or SWARM_API_KEY in the environment)" if status == 401 else ""
         return SwarmError(f"{self.base} answered {status}: {_shown(said)}{hint}")
+
+
+def _tokens_of_each(drawn: Sequence[Sequence[float]], usage: Usage) -> list[int]:
+    """How many tokens each choice took: `usage` counts those of all, the log-probabilities (`drawn`) those of each.
+
+    Without log-probabilities each took the same share.
+    """
+    if len(drawn) > 1 and all(drawn):
+        return [len(logprobs) for logprobs in drawn]
+    share, rest = divmod(usage.completion_tokens, len(drawn))
+    return [share + (at < rest) for at in range(len(drawn))]
 
 
 def _shown(said: bytes) -> str:

@@ -46,7 +46,7 @@ class Sample(Frozen):
     finish_reason: FinishReason | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    elapsed_ms: int = 0
+    elapsed_ms: int = 0  # of the request that it came with, and every other sample of it
     confidence: float | None = None  # where the endpoint gave log-probabilities
 
     def candidate(self) -> Candidate:

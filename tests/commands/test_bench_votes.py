@@ -7,8 +7,9 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import pytest
 from aiohttp import web
 
 from swarm.cli import main
+from swarm.commands.bench_endpoint import MeasuredEndpoint
 from swarm.commands.bench_options import without_key
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.registry import load_engine
 from swarm.evaluation.questions import shipped_questions
+from swarm.evaluation.samples import Sample, SampleKey, sampling_seed
 from swarm.registry.weights_file import WEIGHTS_FILE, read_weights
 from tests.doubles.running_node import RunningNode
 from tests.e2e.waiting import eventually
@@ -77,6 +80,8 @@ async def test_a_real_node_is_measured_on_six_questions(
     samples = [json.loads(line) for line in store.read_text().splitlines()]
     assert len(samples) == QUESTIONS * (SAMPLES + 1)
     assert all(sample["completion_tokens"] > 0 for sample in samples)
+    took = {(sample["key"]["problem"], sample["elapsed_ms"]) for sample in samples if sample["key"]["index"] >= 0}
+    assert len(took) == QUESTIONS, "those of a question came with one answer"
     [found] = json.loads(figures.read_text())["sets"]
     assert found["kinds"] == {"number": 3, "tool_calls": 3}
     assert found["problems"] == QUESTIONS
@@ -165,6 +170,18 @@ async def test_an_interrupted_run_keeps_what_it_has(tmp_path: Path) -> None:
 
 
 @asynccontextmanager
+async def served(app: web.Application) -> AsyncIterator[str]:
+    """Where the API of `app` is, on a loopback port."""
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
 async def strict_server() -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
     """An endpoint that, as OpenAI's own, knows neither top_k nor min_p, and is busy once; and what it was sent."""
     taken: list[dict[str, Any]] = []
@@ -189,13 +206,8 @@ async def strict_server() -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
 
     app = web.Application()
     app.add_routes([web.post("/v1/chat/completions", chat), web.get("/v1/models", models)])
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1", taken
-    finally:
-        await runner.cleanup()
+    async with served(app) as url:
+        yield url, taken
 
 
 async def test_an_endpoint_that_knows_only_openais_fields_is_asked_with_them(
@@ -208,10 +220,103 @@ async def test_an_endpoint_that_knows_only_openais_fields_is_asked_with_them(
     said = capsys.readouterr()
     assert "top_k and min_p as the endpoint has them" in said.out
     assert "| cloud-1 | 50.0 %" in said.out
-    sent = [body for body in taken if body][1:]  # the first one asked how it may be asked
+    sent = [body for body in taken if body][2:]  # the first two asked how it may be asked
     assert len(sent) == 2 * (3 + 1)
+    assert not any("n" in body for body in sent), "it gives one answer whatever n says"
     assert {body["temperature"] for body in sent} == {0.0, 0.8}
     assert len({body["seed"] for body in sent}) == len(sent)
+
+
+async def drawn_from(
+    chat: Callable[[web.Request], Awaitable[web.Response]], *, wanted: int = 9, have: int = 0
+) -> tuple[list[Sample], MeasuredEndpoint, str]:
+    """Samples `have` to `wanted` of one question, drawn from a server that answers by `chat`."""
+    [problem] = shipped_questions("arithmetic").problems[:1]
+    app = web.Application()
+    app.add_routes([web.post("/v1/chat/completions", chat)])
+    keys = [
+        SampleKey(source="", problem=problem.key, model="m", index=i, temperature=1.0, max_tokens=64, seed=7)
+        for i in range(have, wanted)
+    ]
+    async with served(app) as url, MeasuredEndpoint(url, None) as endpoint:
+        note = await endpoint.settle(problem, "m", 64)
+        return [sample async for sample in endpoint.samples(problem, keys)], endpoint, note
+
+
+@dataclass
+class NumberedAnswers:
+    """A server that numbers its answers. `most`: it refuses more at once; `gives`: what it makes of `n`."""
+
+    most: int = 128
+    gives: Callable[[int], int] = lambda n: n
+    one_seed: bool = False
+    with_logprobs: bool = True
+    asked: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    said: int = 0
+
+    async def chat(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if body.get("logprobs") and not self.with_logprobs:
+            return web.json_response({"error": {"message": "no logprobs"}}, status=400)
+        self.asked.append(body)
+        n = body.get("n", 1)
+        if n > self.most:
+            return web.json_response({"error": {"message": f"n is {n}"}}, status=400)
+        choices = [self._choice(at) for at in range(self.gives(n))]
+        usage = {"prompt_tokens": 9, "completion_tokens": sum(range(2, 2 + len(choices))), "total_tokens": 99}
+        return web.json_response({"id": "x", "choices": choices, "usage": usage})
+
+    def _choice(self, at: int) -> dict[str, Any]:
+        if at == 0 or not self.one_seed:
+            self.said += 1
+        entry = {"token": "x", "logprob": -0.5, "bytes": None, "top_logprobs": []}
+        entries = [entry] * (2 if self.one_seed else 2 + at)
+        choice = {"index": at, "message": {"role": "assistant", "content": f"no. {self.said}"}, "finish_reason": "stop"}
+        return choice | ({"logprobs": {"content": entries}} if self.with_logprobs else {})
+
+    def sizes(self) -> list[int]:
+        """What `n` each request for samples had: not the two by which the server was found out."""
+        return [body.get("n", 1) for body in self.asked[2:]]
+
+
+@pytest.mark.parametrize(
+    ("server", "sizes", "note"),
+    [
+        (NumberedAnswers(), [9], "(top_p 1, top_k 0, min_p 0)."),
+        (NumberedAnswers(most=5), [9, 4, 4, 1], "(top_p 1, top_k 0, min_p 0)."),
+        (NumberedAnswers(gives=lambda n: min(n, 4)), [9, 4, 1], "(top_p 1, top_k 0, min_p 0)."),
+        (NumberedAnswers(gives=lambda n: n + 3), [1] * 9, "one sample a request."),
+        (NumberedAnswers(most=1), [1] * 9, "one sample a request."),
+        (NumberedAnswers(gives=lambda _: 1), [1] * 9, "one sample a request."),
+        (NumberedAnswers(one_seed=True), [1] * 9, "one sample a request."),
+    ],
+    ids=["takes n", "up to 5", "gives 4", "gives more", "refuses n", "ignores n", "one seed for all"],
+)
+async def test_samples_of_one_question_are_drawn_with_as_few_requests_as_the_endpoint_allows(
+    server: NumberedAnswers, sizes: list[int], note: str
+) -> None:
+    samples, _, said = await drawn_from(server.chat)
+    assert server.sizes() == sizes
+    assert said.endswith(note)
+    assert [sample.key.index for sample in samples] == list(range(9)), "each once, in order"
+    if not server.one_seed:
+        assert len({sample.text for sample in samples}) == 9, "no answer is two samples"
+
+
+async def test_a_request_has_the_seed_of_its_first_sample_and_each_answer_its_own_tokens() -> None:
+    server = NumberedAnswers()
+    samples, _, _ = await drawn_from(server.chat, have=3)
+    assert server.asked[-1]["seed"] == sampling_seed(samples[0].key)
+    assert server.asked[-1]["logprobs"] is True
+    assert [sample.completion_tokens for sample in samples] == [2, 3, 4, 5, 6, 7]
+    assert {sample.prompt_tokens for sample in samples} == {9}
+
+
+async def test_tokens_are_shared_out_where_nothing_tells_whose_they_are() -> None:
+    server = NumberedAnswers(with_logprobs=False)
+    samples, _, note = await drawn_from(server.chat, wanted=4)
+    assert [sample.completion_tokens for sample in samples] == [4, 4, 3, 3], "2 + 3 + 4 + 5"
+    assert "tokens of each answer are its share of its request's" in note
 
 
 def test_the_shipped_questions_fit_the_embedded_context() -> None:
