@@ -27,7 +27,6 @@ from swarm.consensus.question import Question
 from swarm.consensus.reading import Reading
 from swarm.consensus.strategies import (
     AUTO,
-    CONFIDENT,
     MAJORITY,
     MEDOID,
     WEIGHTED,
@@ -59,7 +58,7 @@ VOTING_STRATEGIES: Mapping[Strategy, VotingStrategy] = {
     Strategy.AUTO: AUTO,
     Strategy.MAJORITY: MAJORITY,
     Strategy.WEIGHTED: WEIGHTED,
-    Strategy.CONFIDENT: CONFIDENT,
+    Strategy.CONFIDENT: WEIGHTED,  # by other weights: each ballot's own (`tally.py`)
     Strategy.MEDOID: MEDOID,
     Strategy.JUDGE: JUDGE,
 }

@@ -276,4 +276,3 @@ AUTO = VotingStrategy(structured=majority_or_most_alike, prose=most_alike_prose)
 
 
 WEIGHTED = VotingStrategy(structured=most_votes, prose=most_alike_prose)
-CONFIDENT = VotingStrategy(structured=most_votes, prose=most_alike_prose)

@@ -248,7 +248,7 @@ class BallotBox:
         if not (at_once or self._doubtful or not self.outstanding) and self._may_decide_alone():
             return ()
         self._doubtful = True
-        seated = self.call.reseat(self.held, OwnVoters(+self._out, warm, self._seated, frozenset(self._nodes)))
+        seated = self._seated_anew(warm)
         now = tuple(batch for batch in seated if at_once or self._can_begin(batch, warm))
         self.held = tuple(batch for batch in seated if batch not in now)
         for batch in now:
@@ -260,11 +260,15 @@ class BallotBox:
         more = wanted_more(self.counted, ahead, hoped_for)
         if not more:
             return ()
-        seated = self.call.reseat(self.held, OwnVoters(+self._out, warm, self._seated, frozenset(self._nodes)))
+        seated = self._seated_anew(warm)
         now, self.held = seated[:more], seated[more:]
         for batch in now:
             self._ask(batch)
         return now
+
+    def _seated_anew(self, warm: frozenset[ReplicaKey]) -> tuple[Batch, ...]:
+        """Those held back, each where it is best asked as things are now."""
+        return self.call.reseat(self.held, OwnVoters(+self._out, warm, self._seated, frozenset(self._nodes)))
 
     def _can_begin(self, batch: Batch, warm: frozenset[ReplicaKey]) -> bool:
         place = key_of(batch.replica)

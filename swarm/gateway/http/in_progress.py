@@ -21,12 +21,13 @@ from federation.tasks import tell_each
 from swarm.errors import RequestCancelled, SwarmError, Unavailable, UnknownModel, UnknownRequest
 from swarm.gateway.http.access import OWN_ORIGIN_ONLY, is_between_nodes, kind_of
 from swarm.gateway.http.access_middleware import KEY_HOLDER
+from swarm.gateway.http.errors import CLIENT_LEFT_STATUS
 from swarm.logs import current_request_id
 from swarm.workers.pool import WorkerPool
 from swarm.workers.slots import retry_after_s
 
 ENDING: Final = web.RequestKey("ending", str)  # how a stream ended, for the metrics
-CLIENT_LEFT, BROKEN_OFF = "499", "broken"  # 499 is nginx's word for a client that left
+CLIENT_LEFT, BROKEN_OFF = str(CLIENT_LEFT_STATUS), "broken"
 CUT_OFF: Final = "this node shut down before the answer was complete: ask another node"
 CANCELLED: Final = "the request was cancelled on the node that worked on it"
 MAX_IN_FLIGHT = 2048  # running, queued and passed on; at 60 KB a stream 120 MB, and a quarter of most open-file limits
