@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from swarm.commands import chat as chat_command
-from swarm.commands.chat import ChatOptions, PlainWords, Talk
+from swarm.commands.chat import ChatOptions
+from swarm.commands.chat_talk import PlainWords, Talk
 from swarm.commands.conversation import Conversation
 from swarm.commands.node_client import NodeApi, NodeUnreachable
 from swarm.consensus.options import Strategy

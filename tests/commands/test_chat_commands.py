@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from swarm.commands.chat_actions import ACTIONS
 from swarm.commands.chat_commands import (
     COMMANDS,
     TypedCommand,
@@ -150,3 +151,7 @@ def test_the_help_fits_a_terminal_and_the_documentation_has_every_command() -> N
     assert all(len(f"  {left:<22} {right}") <= 80 for left, right in rows)
     text = (ROOT / "docs/terminal.md").read_text("utf-8")
     assert [name for name in COMMANDS if f"`/{name}" not in text] == []
+
+
+def test_every_command_does_something() -> None:
+    assert {*ACTIONS, "quit"} == set(COMMANDS)

@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from swarm.commands import chat_prompt
-from swarm.commands.chat import KnownModels, Talk, read_image, read_text, save_text
+from swarm.commands.chat_actions import do
 from swarm.commands.chat_commands import TypedCommand
+from swarm.commands.chat_files import read_image, read_text, save_text
+from swarm.commands.chat_models import KnownModels
+from swarm.commands.chat_talk import Talk
 from swarm.commands.conversation import Conversation, NoConversation
 from swarm.commands.node_client import NodeApi
 from swarm.consensus.options import Strategy
@@ -254,7 +257,7 @@ async def test_words_only(more: tuple[str, ...], term: str, tmp_path: Path) -> N
 
 def test_names_that_mean_something_to_a_terminal_complete_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     listed = {"data": [{"id": WORST}, {"id": "good"}, {"id": 7}, 3, {"id": "two words"}]}
-    monkeypatch.setattr("swarm.commands.chat.get_json", lambda *_: listed)
+    monkeypatch.setattr("swarm.commands.chat_models.get_json", lambda *_: listed)
     assert KnownModels(NodeApi("http://x")).names() == ["good", "two words"]
 
 
@@ -262,7 +265,7 @@ def test_a_node_that_says_nothing_of_its_models_has_none(monkeypatch: pytest.Mon
     def fails(*_: object) -> None:
         raise SwarmError("no")
 
-    monkeypatch.setattr("swarm.commands.chat.get_json", fails)
+    monkeypatch.setattr("swarm.commands.chat_models.get_json", fails)
     models = KnownModels(NodeApi("http://x"))
     assert models.names() == []
     assert models.context_tokens("swarm") is None
@@ -293,7 +296,7 @@ def test_a_file_that_is_no_conversation_keeps_the_one_there_is(tmp_path: Path) -
     before = talk.conversation
     for name, told in ((foreign, "has the role 'tool'"), (tmp_path / "none", "cannot be read"), (tmp_path, "cannot")):
         with pytest.raises(SwarmError, match=told):
-            talk.do(TypedCommand("load", str(name)))
+            do(talk, TypedCommand("load", str(name)))
         assert talk.conversation is before
     binary = tmp_path / "binary"
     binary.write_bytes(b"\xff\xfe\x00")

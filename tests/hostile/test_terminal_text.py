@@ -128,10 +128,8 @@ MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`
     "swarm/commands/terminal.py": {"is_terminal(sys.stdout)", "show_share(sys.stdout"},
     "swarm/commands/bench.py": {"is_terminal(sys.stderr)", "show_share(sys.stderr"},
     "swarm/commands/parser.py": {"file is sys.stderr"},
-    "swarm/commands/chat.py": {
-        *("is_terminal(sys.stdout)", "may_redraw(sys.stdout", "terminal_size(sys.stdout)"),
-        "MarkdownScreen(sys.stdout)",
-    },
+    "swarm/commands/chat.py": {"is_terminal(sys.stdout)", "may_redraw(sys.stdout", "MarkdownScreen(sys.stdout)"},
+    "swarm/commands/chat_talk.py": {"terminal_size(sys.stdout)"},
     "swarm/commands/members.py": {'write(sys.stdout, f"\\n{qr_text('},  # squares, of a code of this node's own
     "swarm/commands/live_part.py": {"LivePart(sys.stdout)", "may_redraw(sys.stdout"},
     "swarm/commands/top.py": {"may_redraw(sys.stdout", "console(sys.stdout)", "terminal_size(sys.stdout)"},
