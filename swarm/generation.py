@@ -183,11 +183,13 @@ class Candidate(Frozen):
 
     `mean_logprob` is the mean log-probability of the generated tokens where the engine reports it, `confidence`
     the lowest mean of some in a row (`engines/assembly.py`); `stop_sequence` the one of the request's that ended the
-    answer, where the engine says which.
+    answer, where the engine says which. `node_id` is of the node that was asked, written in by whoever asked it: it
+    never travels.
     """
 
     voter: str
     node: str = ""
+    node_id: Annotated[str, Field(exclude=True)] = ""
     model: str = ""
     text: str = ""
     reasoning: str = ""

@@ -265,7 +265,7 @@ def _save_weights(folder: Path, findings: Sequence[Findings]) -> None:
     new: Measurements = {}
     for one in findings:
         new = merged(new, one.measured)
-    total = add_weights(path, new)
+    total = add_weights(path, new).models
     for model, kinds in new.items():
         counts = ", ".join(f"{kind} {total[model][kind].correct} of {total[model][kind].asked}" for kind in kinds)
         complain(f"{path}: {model}: {counts}")

@@ -41,7 +41,7 @@ from swarm.consensus.strategies import (
     lead_of_first,
     most_votes,
 )
-from swarm.consensus.weights import EQUAL, VoterWeights
+from swarm.consensus.weights import EQUAL, KnownSource, VoterWeights, source_of
 
 POSTERIOR_STOP = 0.95  # stops at 4-0, 6-1, 8-2, 9-3
 MIN_VOTES_FOR_POSTERIOR = 8  # with fewer the unbeatable lead is nearly as early, and exact
@@ -83,8 +83,8 @@ class Lead:
     kinds: tuple[Kind, ...] = ()
 
 
-def stands(leads: Sequence[Lead], outstanding: Sequence[str | None], weights: VoterWeights) -> bool:
-    """No stage can be turned by the seats outstanding, given by their models."""
+def stands(leads: Sequence[Lead], outstanding: Sequence[KnownSource], weights: VoterWeights) -> bool:
+    """No stage can be turned by the seats outstanding."""
     return all(lead.ahead > weights.outstanding(outstanding, lead.kinds) for lead in leads)
 
 
@@ -117,7 +117,7 @@ def weight_as(ballot: Ballot, kind: ProseKind, weights: VoterWeights) -> Fractio
     kinds = _KINDS[kind]
     if kind == "final" and ballot.reading.final is not None:
         kinds = (ballot.reading.final.kind,)
-    return ballot.votes * weights.at_most(ballot.candidate.model, kinds)
+    return ballot.votes * weights.at_most(source_of(ballot.candidate), kinds)
 
 
 def prose_kind(question: Question, ballots: Sequence[Ballot], weights: VoterWeights) -> tuple[ProseKind, Fraction]:
@@ -165,7 +165,9 @@ def count(question: Question, ballots: Sequence[Ballot], weights: VoterWeights) 
     """How the vote over `ballots` (at least one, of distinct voters) stands under a voting strategy."""
     if not question.tools:
         return _count_words(question, ballots, (), (), weights)
-    voting, weightless = _weighed(ballots, lambda ballot: ballot.votes * weights.of(ballot.candidate.model, _CALLS[0]))
+    voting, weightless = _weighed(
+        ballots, lambda ballot: ballot.votes * weights.of(source_of(ballot.candidate), _CALLS[0])
+    )
     if not voting:
         return VoteCount(_CALLS[0], _CALLS, None, (), (), weightless)
     sides = group_by(voting, lambda ballot: ballot.reading.call is not None)

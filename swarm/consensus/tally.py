@@ -15,7 +15,7 @@ from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.reading import read
 from swarm.consensus.strategies import NO_PLACE, ZERO, Ballot, Group, Place, group_weight, race
-from swarm.consensus.weights import EQUAL, VoterWeights
+from swarm.consensus.weights import EQUAL, KnownSource, Source, VoterWeights, source_of
 from swarm.generation import Candidate
 
 MAX_CANDIDATES = 128  # MAX_VOTES voters, each replaced once
@@ -56,7 +56,7 @@ def tally(
     weights: VoterWeights = EQUAL,
     places: Mapping[str, Place] = MappingProxyType({}),
 ) -> Tally:
-    """Count `candidates` under `question`; `weights` are by model and kind, and without weight there is no vote.
+    """Count `candidates` under `question`; `weights` are by voter and kind, and without weight there is no vote.
 
     `places` of voters go before their names where answers are otherwise alike.
 
@@ -67,7 +67,7 @@ def tally(
         raise ValueError(f"{len(candidates)} candidates: ask at most {MAX_CANDIDATES}")
     if not question.strategy.compares:
         return _race_tally(question, *race(question, candidates))
-    ballots, abstentions = _admit(question, sorted(candidates, key=_content), places)
+    ballots, abstentions = _admit(question, sorted(candidates, key=_content), places, weights)
     if not ballots:
         return _nothing_valid(question, tuple(abstentions))
     sure = question.strategy == Strategy.CONFIDENT
@@ -91,10 +91,10 @@ def tally(
     )
 
 
-def is_settled(tally: Tally, outstanding: Sequence[str | None]) -> bool:
+def is_settled(tally: Tally, outstanding: Sequence[KnownSource]) -> bool:
     """Nothing that the seats outstanding could say would change the result, so the vote may stop.
 
-    `outstanding` has the model of each such seat; None where it is not known. Exact for everything that is counted; an
+    `outstanding` has of each such seat what is known of whose it is. Exact for everything that is counted; an
     answer chosen by likeness is only sure when nothing is outstanding.
     """
     if tally.winner is None:
@@ -103,7 +103,7 @@ def is_settled(tally: Tally, outstanding: Sequence[str | None]) -> bool:
 
 
 def _admit(
-    question: Question, candidates: Sequence[Candidate], places: Mapping[str, Place]
+    question: Question, candidates: Sequence[Candidate], places: Mapping[str, Place], weights: VoterWeights
 ) -> tuple[list[Ballot], list[Abstention]]:
     """Who votes and who abstains. Of a voter that occurs twice, only the first candidate that can vote does."""
     ballots: dict[str, Ballot] = {}
@@ -114,6 +114,8 @@ def _admit(
             abstentions.append(Abstention(candidate, reading.reason, reading.detail))
         elif candidate.voter in ballots:
             abstentions.append(Abstention(candidate, AbstainReason.DUPLICATE))
+        elif weights.has_no_say(source_of(candidate)):  # not even in what kind of answer is counted
+            abstentions.append(Abstention(candidate, AbstainReason.NO_WEIGHT))
         else:
             ballot = Ballot(candidate, reading, Fraction(1), -math.inf, places.get(candidate.voter, NO_PLACE))
             ballots[candidate.voter] = replace(ballot, weight=ballot.heads)
@@ -148,7 +150,10 @@ def _with_confidence(ballots: Sequence[Ballot]) -> list[Ballot]:
 def _by_confidence(ballots: Sequence[Ballot]) -> list[Ballot]:
     """The ballots, each weighed by its rank among those of the same model on the same node."""
     given = {
-        ballot.candidate.voter: ((ballot.candidate.node, ballot.candidate.model), ballot.candidate.confidence)
+        ballot.candidate.voter: (
+            (ballot.candidate.node_id or ballot.candidate.node, ballot.candidate.model),
+            ballot.candidate.confidence,
+        )
         for ballot in ballots
     }
     weights = weights_by_rank(given)
@@ -161,17 +166,19 @@ def _logprob(candidate: Candidate) -> float:
     return logprob if logprob is not None and math.isfinite(logprob) else -math.inf
 
 
-def models_counted(groups: Sequence[Group], abstentions: Sequence[Abstention]) -> list[str]:
-    """The model of every voter whose part in the vote is known, one for each; who gave way has none."""
+def voters_counted(groups: Sequence[Group], abstentions: Sequence[Abstention], weights: VoterWeights) -> list[Source]:
+    """Whose every voter is that has a part in the vote, one for each; who gave way has none, nor who has no say."""
     stayed = (entry.candidate for entry in abstentions if entry.reason != AbstainReason.GAVE_WAY)
-    by_voter = {candidate.voter: candidate.model for candidate in stayed}
-    by_voter.update((ballot.candidate.voter, ballot.candidate.model) for group in groups for ballot in group.ballots)
-    return list(by_voter.values())
+    by_voter = {candidate.voter: source_of(candidate) for candidate in stayed}
+    by_voter.update(
+        (ballot.candidate.voter, source_of(ballot.candidate)) for group in groups for ballot in group.ballots
+    )
+    return [source for source in by_voter.values() if not weights.has_no_say(source)]
 
 
 def _quorum_leads(standing: VoteCount, abstentions: Sequence[Abstention], weights: VoterWeights) -> tuple[Lead, Lead]:
     """What may still abstain with half of those asked, and half of their weight, having voted."""
-    counted = models_counted(standing.groups, abstentions)
+    counted = voters_counted(standing.groups, abstentions, weights)
     votes = sum(len(group.ballots) for group in standing.groups)
     weight = 2 * group_weight(standing.groups) - weights.outstanding(counted, standing.kinds)
     return Lead(Fraction(2 * votes - len(counted))), Lead(weight, standing.kinds)

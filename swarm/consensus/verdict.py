@@ -12,8 +12,8 @@ from swarm.consensus.judge import disputed, judged
 from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.strategies import Ballot, Group, Place
-from swarm.consensus.tally import Tally, lead_over_others, models_counted, tally
-from swarm.consensus.weights import EQUAL, Basis, VoterWeights
+from swarm.consensus.tally import Tally, lead_over_others, tally, voters_counted
+from swarm.consensus.weights import EQUAL, Basis, KnownSource, VoterWeights
 from swarm.generation import Candidate
 
 StoppedBy = Literal["all_in", "unbeatable_lead", "posterior", "ahead", "out_of_reach", "deadline", "first", "single"]
@@ -111,7 +111,7 @@ def decide(
     wanted: int,
     stopped_by: StoppedBy,
     weights: VoterWeights = EQUAL,
-    outstanding: Sequence[str | None] | None = None,
+    outstanding: Sequence[KnownSource] | None = None,
     min_votes: int = 1,
     min_agreement: float | None = None,
     ahead: int | None = None,
@@ -123,7 +123,7 @@ def decide(
 ) -> Verdict:
     """The verdict on `candidates`, those that failed included, of `asked` voters; `weights`, `places` as for `tally`.
 
-    `outstanding` has the models of the seats that were asked and have not answered (by default none is known). `judge`
+    `outstanding` has whose the seats are that were asked and have not answered (by default none is known). `judge`
     is the reply of the voter that was shown the answers where they were `disputed`. Where no ballot is valid, the least
     flawed answer wins, and the verdict is degraded. `peers` has the party of every node but this one, by the name in
     its candidates: answers of one peer alone agree with nobody, however many they are. `ahead`: by how many votes the
@@ -183,8 +183,8 @@ def _ruled(counted: Tally, judge: Candidate) -> Tally | None:
 
 
 def _unanswered(
-    counted: Tally, asked: int, outstanding: Sequence[str | None] | None, stopped_by: StoppedBy
-) -> Sequence[str | None]:
+    counted: Tally, asked: int, outstanding: Sequence[KnownSource] | None, stopped_by: StoppedBy
+) -> Sequence[KnownSource]:
     """The seats that count as asked although they did not answer.
 
     None where the votes themselves said that they are enough, and not a share of the seats.
@@ -193,10 +193,11 @@ def _unanswered(
         return ()
     if outstanding is not None:
         return outstanding
-    return (None,) * max(0, asked - len(models_counted(counted.groups, counted.abstentions)))
+    known = voters_counted(counted.groups, counted.abstentions, EQUAL)
+    return (None,) * max(0, asked - len(known))
 
 
-def _shortfall(counted: Tally, unheard: Sequence[str | None], min_votes: int, races: bool) -> str | None:
+def _shortfall(counted: Tally, unheard: Sequence[KnownSource], min_votes: int, races: bool) -> str | None:
     if races:
         return None if counted.winner is not None else "no voter gave a valid answer"
     return no_quorum(counted, unheard, min_votes)
@@ -248,13 +249,13 @@ def _summary(
     )
 
 
-def no_quorum(counted: Tally, outstanding: Sequence[str | None], min_votes: int) -> str | None:
+def no_quorum(counted: Tally, outstanding: Sequence[KnownSource], min_votes: int) -> str | None:
     """Why the valid ballots are no quorum; None if they are one.
 
     A quorum is half of the voters asked and half of their weight, and `min_votes` where so many were asked. Those
-    `outstanding` (their models; None: not known, so the heaviest) were asked and have not voted.
+    `outstanding` (None: not known, so the heaviest) were asked and have not voted.
     """
-    asked = [*models_counted(counted.groups, counted.abstentions), *outstanding]
+    asked = [*voters_counted(counted.groups, counted.abstentions, counted.weights), *outstanding]
     needed = max((len(asked) + 1) // 2, min(min_votes, len(asked)), 1)
     if counted.votes < needed:
         return f"{counted.votes} of {len(asked)} voters gave a valid answer, and a quorum is {needed}"

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from swarm.consensus.count import POSTERIOR_STOP, Lead, posterior
 from swarm.consensus.tally import Tally
-from swarm.consensus.weights import VoterWeights
+from swarm.consensus.weights import KnownSource, VoterWeights
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest
 
@@ -29,16 +29,16 @@ _SEED_SPACE = 2**32
 _DERIVED_SEED_SPACE = 2**31  # derived seeds also fit a signed 32-bit field, and never hit llama.cpp's 2^32-1 = "random"
 
 
-def first_wave(models: Sequence[str], weights: VoterWeights, min_votes: int = 1) -> int:
-    """How many of the seats, given by their models in order, are asked at once: the least that can decide alone.
+def first_wave(voters: Sequence[KnownSource], weights: VoterWeights, min_votes: int = 1) -> int:
+    """How many of the seats, given in order, are asked at once: the least that can decide alone.
 
     They are more than half of all, outweigh the rest in every kind, and are at least `min_votes`.
     """
-    seats = len(models)
+    seats = len(voters)
     least = min(seats, max(seats // 2 + 1, min_votes))
     for first in range(least, seats):
         if all(
-            weights.outstanding(models[:first], (kind,)) > weights.outstanding(models[first:], (kind,))
+            weights.outstanding(voters[:first], (kind,)) > weights.outstanding(voters[first:], (kind,))
             for kind in weights.by_kind
         ):
             return first
@@ -47,13 +47,13 @@ def first_wave(models: Sequence[str], weights: VoterWeights, min_votes: int = 1)
 
 def may_decide_alone(
     counted: Tally,
-    outstanding: Sequence[str],
-    held: Sequence[str],
+    outstanding: Sequence[KnownSource],
+    held: Sequence[KnownSource],
     weights: VoterWeights,
     *,
     posterior_too: bool = False,
 ) -> bool:
-    """Whether the voters `outstanding` could still end the vote without those `held` back, both given by their models.
+    """Whether the voters `outstanding` could still end the vote without those `held` back.
 
     Each may add its weight to every lead, so a False is certain; a True may turn out too hopeful.
     """

@@ -59,7 +59,7 @@ from swarm.node.trust import TrustService
 from swarm.node.upstream import banner_lines, ready_line, take_key
 from swarm.registry.file_hashes import stoppable
 from swarm.registry.stored import ModelStore
-from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, read_weights
+from swarm.registry.weights_file import NO_WEIGHTS, WEIGHTS_FILE, Weights, read_weights
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.loadables import OwnLoadables, Stock, look_at, peer_stocks
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
@@ -73,13 +73,13 @@ KEEPALIVE_S = 15.0  # aiohttp's default, an hour, keeps thousands of idle connec
 log = logging.getLogger(__name__)
 
 
-def known_weights(data_path: Path) -> Measurements:
-    """How good the swarm's models were found to be; empty, with a warning, for a damaged file. Blocks on the disk."""
+def known_weights(data_path: Path) -> Weights:
+    """How good models and nodes were found to be; empty, with a warning, for a damaged file. Blocks on the disk."""
     try:
         return read_weights(data_path / WEIGHTS_FILE)
     except SetupError as error:
         log.warning("all voters weigh alike: %s", error)
-        return {}
+        return NO_WEIGHTS
 
 
 def hardware_summary(snapshot: HardwareSnapshot) -> dict[str, str | int | None]:
@@ -183,7 +183,7 @@ class Node:
             default_strategy=settings.strategy,
             default_stream=settings.vote_stream,
             upstreams=await self._enter_upstreams(),
-            measurements=await asyncio.to_thread(known_weights, settings.data_path),
+            weights=await asyncio.to_thread(known_weights, settings.data_path),
             leaving=lambda: self.condition.draining,
             rules=settings.routing,
             loadables=self._loadables,

@@ -1,15 +1,18 @@
-"""`weights.json` in the data directory: what `swarm bench votes --save-weights` has measured of each model.
+"""`weights.json` in the data directory: what `swarm bench votes --save-weights` has measured of models and of nodes.
 
-{"version": 1, "models": {"demo": {"number": {"correct": 29, "asked": 50, "options": 5}}}}
+{"version": 1, "models": {"demo": {"number": {"correct": 29, "asked": 50, "options": 5}}},
+ "nodes": {"<node id>": {"<content>": {"number": {"correct": 0, "asked": 50, "options": 5}}}}}
 
-How often a model was right when it was asked questions with known answers, by kind of answer. Plain counts.
+How often a model was right when it was asked questions with known answers, by kind of answer: wherever it ran, or on
+one node (`--node`), with what that node said its content is (`content_keys`). Plain counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -34,11 +37,25 @@ class Measured:
 
 
 Measurements = Mapping[str, Mapping[str, Measured]]  # by model id (which names its quantization), then by kind
+NodeMeasurements = Mapping[str, Measurements]  # by node id, then by the content of the model, then by kind
+
+
+def content_keys(sha256: str | None, fingerprint: str | None, name: str) -> tuple[str, ...]:
+    """What a node's model is known again by, best first: what its node says of its content, else its name there.
+
+    The name only where it says nothing: whoever says something else later is somebody else.
+    """
+    return tuple(key for key in (sha256, fingerprint) if key) or (f"name:{name}",)
 
 
 def merged(old: Measurements, new: Measurements) -> Measurements:
     """The counts of both, added up where both have the model and the kind."""
     return {model: _added(old.get(model, {}), new.get(model, {})) for model in sorted({*old, *new})}
+
+
+def merged_nodes(old: NodeMeasurements, new: NodeMeasurements) -> NodeMeasurements:
+    """The counts of both, added up where both have the node, the content and the kind."""
+    return {node: merged(old.get(node, {}), new.get(node, {})) for node in sorted({*old, *new})}
 
 
 def _added(old: Mapping[str, Measured], new: Mapping[str, Measured]) -> dict[str, Measured]:
@@ -49,7 +66,7 @@ def _added(old: Mapping[str, Measured], new: Mapping[str, Measured]) -> dict[str
 
 
 WEIGHTS_FILE = "weights.json"
-MAX_FILE_BYTES = 2**20  # about 3,000 models with every kind
+MAX_FILE_BYTES = 2**20  # about 3,000 models with every kind, on whatever nodes
 MAX_QUESTIONS = 10**9  # more were never asked; keeps every sum exact as a double, whoever reads the file
 
 _REMEDY = "delete it and run `swarm bench votes --save-weights` again"
@@ -68,19 +85,37 @@ class _Counts(BaseModel):
         return self
 
 
+_Kinds = dict[str, _Counts]
+
+
 class _File(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
     version: Literal[1] = 1
-    models: dict[str, dict[str, _Counts]]
+    models: dict[str, _Kinds]
+    nodes: dict[str, dict[str, _Kinds]] = {}
 
 
-def read_weights(path: Path) -> Measurements:
-    """What has been measured; empty where there is no file. Blocks. Raises SetupError naming what is wrong with it."""
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """All of a weights file: what was measured of models wherever they ran, and of those of one node."""
+
+    models: Measurements = field(default_factory=dict[str, Mapping[str, Measured]])
+    nodes: NodeMeasurements = field(default_factory=dict[str, Measurements])
+
+    def __bool__(self) -> bool:
+        return bool(self.models or self.nodes)
+
+
+NO_WEIGHTS = Weights()
+
+
+def read_weights(path: Path) -> Weights:
+    """What has been measured; nothing without a file. Blocks. Raises SetupError naming what is wrong with it."""
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError:
-        return {}
+        return NO_WEIGHTS
     except OSError as error:
         raise SetupError(f"cannot read {path} ({error.strerror}): make it readable, or delete it") from error
     if len(raw) > MAX_FILE_BYTES:
@@ -91,28 +126,36 @@ def read_weights(path: Path) -> Measurements:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(step) for step in first["loc"]) or "the file"
         raise SetupError(f"{path} holds no measured weights ({place}: {first['msg']}): {_REMEDY}") from error
+    return Weights(_measurements(found.models), {node: _measurements(of) for node, of in found.nodes.items()})
+
+
+def _measurements(counted: Mapping[str, _Kinds]) -> Measurements:
     return {
         model: {kind: Measured(counts.correct, counts.asked, counts.options) for kind, counts in kinds.items()}
-        for model, kinds in found.models.items()
+        for model, kinds in counted.items()
     }
 
 
-def add_weights(path: Path, new: Measurements) -> Measurements:
-    """Add `new` counts to those in the file, all or nothing, and return the sum. Blocks. Raises SetupError."""
-    total = merged(read_weights(path), new)
+def _counts(measurements: Measurements) -> dict[str, dict[str, dict[str, int]]]:
+    return {model: {kind: asdict(counts) for kind, counts in kinds.items()} for model, kinds in measurements.items()}
+
+
+def add_weights(path: Path, new: Measurements, nodes: NodeMeasurements = MappingProxyType({})) -> Weights:
+    """Add the `new` counts, of models and of `nodes`, to those in the file, all or nothing, and return the sum.
+
+    Blocks. Raises SetupError.
+    """
+    old = read_weights(path)
+    total = Weights(merged(old.models, new), merged_nodes(old.nodes, nodes))
     file = _File.model_validate(
-        {
-            "models": {
-                model: {
-                    kind: {"correct": counts.correct, "asked": counts.asked, "options": counts.options}
-                    for kind, counts in kinds.items()
-                }
-                for model, kinds in total.items()
-            }
-        }
+        {"models": _counts(total.models), "nodes": {node: _counts(of) for node, of in total.nodes.items()}}
     )
     try:
-        write_atomically(path, file.model_dump_json(indent=1).encode() + b"\n")
+        # Without nodes as it always was: nothing is written that was not measured.
+        raw = file.model_dump_json(indent=1, exclude=set() if total.nodes else {"nodes"}).encode() + b"\n"
+        if len(raw) > MAX_FILE_BYTES:
+            raise SetupError(f"{path} would be larger than {MAX_FILE_BYTES} bytes: {_REMEDY}")
+        write_atomically(path, raw)
     except OSError as error:
         raise SetupError(
             f"cannot write {path} ({error.strerror}): make its folder writable, or use --data-dir"

@@ -21,7 +21,7 @@ from swarm.consensus.swarm_object import BallotStanding, OutstandingSeats, short
 from swarm.consensus.tally import Tally, is_settled, lead_over_others, posterior_stops, tally, wanted_more
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
 from swarm.consensus.waves import may_decide_alone, prefill_costs_more
-from swarm.consensus.weights import EQUAL, VoterWeights
+from swarm.consensus.weights import EQUAL, Source, VoterWeights
 from swarm.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -35,7 +35,7 @@ from swarm.errors import (
 )
 from swarm.generation import GAVE_WAY, Candidate, Delta, Finish
 from swarm.routing.peer_answers import OnEvent
-from swarm.routing.policy import Batch, OwnVoters, ReplicaKey, Reseat, key_of, seated_as_planned
+from swarm.routing.policy import Batch, OwnVoters, ReplicaKey, Reseat, key_of, seated_as_planned, source_at
 from swarm.routing.replica_client import Meter
 
 log = logging.getLogger(__name__)
@@ -162,6 +162,7 @@ class BallotBox:
         self._doubtful = False
         self._looked_at: tuple[int, int] | None = None
         self._nodes: dict[str, str] = {}
+        self._sources: dict[ReplicaKey, Source] = {}  # whose answers come from a place, by the model's name here
         self._seated: Counter[str] = Counter()
         self._peers: dict[str, str] = {}  # the party of each peer that was asked, by the node name of its candidates
         self._voters: set[str] = set()
@@ -215,7 +216,7 @@ class BallotBox:
     def _strongest_is_out(self) -> bool:
         """One of the strongest has been asked and has not answered, and no other of them has."""
         strongest = self.call.strongest
-        out = any(count and model in strongest for (_, model), count in self._out.items())
+        out = any(count and self._sources[place].model in strongest for place, count in self._out.items())
         return out and not any(candidate.model in strongest for candidate in self.candidates)
 
     def _ask(self, batch: Batch) -> None:
@@ -228,6 +229,7 @@ class BallotBox:
         if replica.local and not replica.upstream:
             self._own.add(key_of(replica))
         self._nodes[replica.node_id] = replica.node
+        self._sources[key_of(replica)] = source_at(replica)
         self._seated[replica.party] += len(batch.samplings)
         if not replica.local:
             self._peers[replica.node] = replica.party
@@ -285,24 +287,24 @@ class BallotBox:
     def _may_decide_alone(self) -> bool:
         return may_decide_alone(
             self.counted,
-            self._models_out(),
-            self._models_held(),
+            self._sources_out(),
+            self._sources_held(),
             self.call.weights,
             posterior_too=self.call.stop == StopRule.POSTERIOR,
         )
 
-    def _models_out(self) -> list[str]:
-        return [model for (_, model), count in self._out.items() for _ in range(count)]
+    def _sources_out(self) -> list[Source]:
+        return [self._sources[place] for place, count in self._out.items() for _ in range(count)]
 
-    def _models_held(self) -> list[str]:
-        return [model for batch in self.held for model in batch.models]
+    def _sources_held(self) -> list[Source]:
+        return [source for batch in self.held for source in batch.sources]
 
     def take(self, report: Report) -> Delta | Begun | None:
         """Count a report; returns what the client gets of it, if it is one of the leader's."""
         item = report.item
         if isinstance(item, Delta | Finish):
             return self.lead.take(report.batch, item)
-        item = self._under_its_own_name(item)
+        item = self._under_its_own_name(item.model_copy(update={"node_id": report.batch.replica.node_id}))
         self._out[key_of(report.batch.replica)] -= 1
         if self.call.repeatable:
             number = next(index for index, batch in enumerate(self._batches) if batch is report.batch)
@@ -357,7 +359,13 @@ class BallotBox:
     def _empty_seat(self, failure: Failure) -> Candidate:
         """A voter that was asked and never answered: the verdict counts and names it."""
         replica = failure.batch.replica
-        seat = Candidate(voter=f"lost@{replica.node}", node=replica.node, model=replica.model, error=str(failure.error))
+        seat = Candidate(
+            voter=f"lost@{replica.node}",
+            node=replica.node,
+            node_id=replica.node_id,
+            model=replica.model,
+            error=str(failure.error),
+        )
         return self._under_its_own_name(seat)
 
     def stop_reason(self) -> StoppedBy | None:
@@ -373,7 +381,7 @@ class BallotBox:
             return None
         if self.call.ahead is not None:
             return self._end_of_the_race(counted, self.call.ahead)
-        if is_settled(counted, [*self._models_out(), *self._models_held()]):
+        if is_settled(counted, [*self._sources_out(), *self._sources_held()]):
             return "unbeatable_lead" if self._is_in_these_words else None
         return "posterior" if self.call.stop == StopRule.POSTERIOR and posterior_stops(counted) else None
 
@@ -382,7 +390,7 @@ class BallotBox:
         lead = lead_over_others(counted)
         if lead >= ahead:
             return "ahead"
-        left = self.outstanding + len(self._models_held())
+        left = self.outstanding + len(self._sources_held())
         return "out_of_reach" if max(lead, ZERO) + left < ahead else None
 
     @property
@@ -402,7 +410,10 @@ class BallotBox:
         if state == self._last_news or not (self.call.progress or self.call.is_watched()):
             return None
         self._last_news = state
-        out = tuple(OutstandingSeats(self._nodes[node], model, seats) for (node, model), seats in (+self._out).items())
+        out = tuple(
+            OutstandingSeats(self._nodes[place[0]], self._sources[place].model, seats)
+            for place, seats in (+self._out).items()
+        )
         return BallotStanding(self._verdict("all_in"), short_answers(self.call.question, self._known), out)
 
     @property
@@ -432,7 +443,7 @@ class BallotBox:
         self, stopped_by: StoppedBy, wasted_tokens: int | None = None, judge: Candidate | None = None
     ) -> Verdict:
         call = self.call
-        unneeded = self.outstanding + len(self._models_held())
+        unneeded = self.outstanding + len(self._sources_held())
         return decide(
             call.question,
             self._known,
@@ -440,7 +451,7 @@ class BallotBox:
             wanted=call.wanted,
             stopped_by=stopped_by,
             weights=call.weights,
-            outstanding=self._models_out(),
+            outstanding=self._sources_out(),
             min_votes=call.min_votes,
             min_agreement=call.min_agreement,
             ahead=call.ahead,

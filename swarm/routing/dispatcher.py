@@ -31,7 +31,7 @@ from swarm.generation import (
     prompt_chars,
 )
 from swarm.quantities import load_words
-from swarm.registry.weights_file import Measurements
+from swarm.registry.weights_file import NO_WEIGHTS, Weights
 from swarm.routing.ballot import best_judge, hold_ballot, judgement
 from swarm.routing.ballot_box import (
     BallotCall,
@@ -71,10 +71,12 @@ from swarm.routing.policy import (
     left_out,
     make_plan,
     measured_odds,
+    no_better_than_a_guess,
     room_left,
     sampled_here_too,
     seat_weights,
     seated_anew,
+    source_at,
     strategy_of,
     stream_mode,
     strongest_first,
@@ -98,6 +100,7 @@ from swarm.routing.replicas import (
     KnownNames,
     NameKeeper,
     Replica,
+    ReplicaKey,
     called_by,
     holders_of,
     local_replicas,
@@ -146,7 +149,7 @@ class Dispatcher:
         default_strategy: Strategy,
         upstreams: Upstreams | None = None,
         default_stream: StreamMode | None = None,
-        measurements: Measurements | None = None,
+        weights: Weights = NO_WEIGHTS,
         leaving: Callable[[], bool] = lambda: False,
         rules: RoutingRules | None = None,
         failure_limits: FailureLimits = DEFAULT_LIMITS,
@@ -172,7 +175,7 @@ class Dispatcher:
         self._node_id = self.node_id = node_id
         self.node = node
         self._defaults = Defaults.of(default_votes, default_strategy, default_stream)
-        self._measurements = measurements or {}
+        self._weights = weights
         self._demand = Demand()
         self._leaving = leaving
 
@@ -401,8 +404,9 @@ class Dispatcher:
         if is_loaded_first := not any(replica.state == "ready" for replica in able):
             self._refuse_to_load(able[0], options)
         voters = able[:1] if is_loaded_first else tuple(r for r in able if r.state == "ready")
-        if self._measurements:
-            voters = with_a_say(voters, Question.of(request, strategy), self._measurements)
+        ready = voters
+        if self._weights:
+            voters = with_a_say(voters, Question.of(request, strategy), self._weights)
         ranked = self._ranked(request, able, offers, prefixes, choices)
         chars = prompt_chars(request)
         # Reading what a long prompt wants takes its time, and where it decides nothing it is not read.
@@ -418,7 +422,7 @@ class Dispatcher:
             plan,
             prefixes=prefixes,
             engines=frozenset(replica.engine for replica in able),
-            left_out=() if plan.why == "asked for" else self._left_out(able, voters, options),
+            left_out=() if plan.why == "asked for" else self._left_out(able, ready, voters, options),
         )
 
     def sees(self, request: GenerationRequest, local_only: bool = False, upstream: bool = True) -> bool | None:
@@ -445,9 +449,11 @@ class Dispatcher:
         )
 
     def _left_out(
-        self, able: Sequence[Replica], voters: Sequence[Replica], options: VoteOptions
+        self, able: Sequence[Replica], ready: Sequence[Replica], voters: Sequence[Replica], options: VoteOptions
     ) -> tuple[LeftOut, ...]:
-        if len({replica.model for replica in able}) < 2:  # nearly always: nobody is compared
+        if len({replica.model for replica in able}) < 2:  # nearly always: no models are compared, and nodes by weights
+            able = tuple(replica for replica in ready if replica not in voters)
+        if not able:
             return ()
         sizes = {replica.model: replica.params for replica in self.replicas() if replica.params is not None}
         return left_out(able, voters, options.wants_a_vote, sizes)
@@ -462,16 +468,33 @@ class Dispatcher:
         """Who of `replicas` may answer `request` now, as voters or alone; for the alias with how strong each is."""
         with self._choosing():
             able = who_can(request, replicas, offers, self.known)
+        guessing = self._guessing(request, strategy, able)
+        sound = tuple(replica for replica in able if replica.key not in guessing) or able
+        last = () if sound is able else tuple(replace(r, weak=True) for r in able if r.key in guessing)
         if request.model != SWARM_ALIAS:
-            return able
-        odds = self._odds(request, strategy, able)
-        return assessed(able, odds.of, weighed=odds.weighed)
+            return (*sound, *last)
+        odds = self._odds(request, strategy, sound)
+        return (*assessed(sound, odds.of, weighed=odds.weighed), *last)
 
     def _odds(self, request: GenerationRequest, strategy: Strategy, replicas: Sequence[Replica]) -> MeasuredOdds:
-        if not self._measurements:
+        if not self._weights:
             return NOT_MEASURED
-        models = {replica.model for replica in replicas if not replica.upstream}
-        return measured_odds(self._measurements, Question.of(request, strategy), sorted(models))
+        return measured_odds(self._weights, Question.of(request, strategy), replicas)
+
+    def _guessing(
+        self, request: GenerationRequest, strategy: Strategy, replicas: Sequence[Replica]
+    ) -> frozenset[ReplicaKey]:
+        """Who was measured to be no better than a guess: whatever it says it runs, it is asked after everybody."""
+        if not self._weights.nodes:
+            return frozenset()
+        return no_better_than_a_guess(self._weights, Question.of(request, strategy), replicas)
+
+    def _with_a_say(
+        self, request: GenerationRequest, strategy: Strategy, replicas: Sequence[Replica]
+    ) -> tuple[Replica, ...]:
+        """Who of `replicas` may get a seat later, in a ballot that has begun; maybe nobody."""
+        guessing = self._guessing(request, strategy, replicas)
+        return tuple(replica for replica in replicas if replica.key not in guessing)
 
     def _able_among(self, others: Sequence[Replica], request: GenerationRequest) -> tuple[Replica, ...]:
         """Who of the nodes can answer `request`; maybe nobody."""
@@ -578,16 +601,15 @@ class Dispatcher:
     ) -> BallotCall:
         """The planned ballot: who is asked at first and later, how they are run, replaced and judged."""
         question = Question.of(request, plan.strategy)
-        weights = seat_weights(question, self._measurements, plan.seats)
+        weights = seat_weights(question, self._weights, plan.seats, self._everywhere() if self._weights.nodes else ())
         odds = self._odds(request, plan.strategy, plan.seats).of
         seats = strongest_first(self._router.warmed(plan.seats, plan.prefixes), odds)
         repeatable = request.seed is not None or is_greedy(request)
         base = RequestContent.of(request).seed if repeatable else random.getrandbits(31)
         samplings = sampled_here_too(seats, ballot_samplings(request, plan.asked, base_seed=base))
-        models = [replica.model for replica in seats]
         # Waves save nothing where only the last answer decides, and in a race: they would only cost time.
         in_turn = question.may_settle_early or options.stop == StopRule.POSTERIOR
-        first = first_wave(models, weights, options.min_votes or 1) if in_turn else len(seats)
+        first = first_wave(list(map(source_at, seats)), weights, options.min_votes or 1) if in_turn else len(seats)
         ahead = options.stop.by if isinstance(options.stop, Ahead) else None
         if ahead is not None:
             first = min(len(seats), max(ahead, options.min_votes or 1))
@@ -602,7 +624,11 @@ class Dispatcher:
             run=self._run(request, deadline, sure=plan.strategy == Strategy.CONFIDENT),
             replace=lambda failure, seated: self._replacement(request, plan, failure, seated),
             reseat=lambda held, own: seated_anew(
-                held, own, self._everywhere(), idle_only=plan.idle_only, share=plan.share()
+                held,
+                own,
+                self._with_a_say(request, plan.strategy, self._everywhere()),
+                idle_only=plan.idle_only,
+                share=plan.share(),
             ),
             ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
             stream_leader=stream,
@@ -659,7 +685,7 @@ class Dispatcher:
             return None
         lost = failure.batch.replica
         share = plan.share(without=lost.party)
-        others = [replica for replica in self._everywhere() if replica.node_id != lost.node_id]
+        others = [r for r in self._with_a_say(request, plan.strategy, self._everywhere()) if r.node_id != lost.node_id]
         fit = fit_to_vote(self._able_among(others, request), asked_for=not plan.idle_only)
         room = {replica: room_left(replica, share, seated) for replica in by_our_measure(fit)}
         best = next((r for r in room if room[r]), None) or next((r for r in room if r.local), None)

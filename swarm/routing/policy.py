@@ -35,9 +35,9 @@ from swarm.consensus.options import (
 )
 from swarm.consensus.question import Question
 from swarm.consensus.waves import SamplingChange
-from swarm.consensus.weights import EQUAL, MAX_RATIO, VoterWeights, ballot_weights, log_odds
+from swarm.consensus.weights import MAX_RATIO, Source, VoterWeights, ballot_weights, log_odds
 from swarm.errors import BadRequest
-from swarm.registry.weights_file import Measurements
+from swarm.registry.weights_file import Measured, Weights, content_keys
 from swarm.routing.preference import (
     by_our_measure,
     fit_to_vote,
@@ -340,18 +340,39 @@ def kinds_to_expect(question: Question) -> tuple[Kind, ...]:
     return ("tool_calls", *(kind for kind in prose if kind != "tool_calls")) if question.tools else prose
 
 
-def seat_weights(question: Question, measurements: Measurements, seats: Sequence[Replica]) -> VoterWeights:
+def source_at(replica: Replica) -> Source:
+    """Whose an answer of this replica is."""
+    return Source(replica.model, replica.node_id)
+
+
+def measured_there(known: Weights, replicas: Iterable[Replica]) -> dict[Source, Mapping[str, Measured]]:
+    """What was measured of the very nodes of `replicas`, with the model that they say they run now."""
+    found: dict[Source, Mapping[str, Measured]] = {}
+    for replica in replicas if known.nodes else ():
+        of_node = known.nodes.get(replica.node_id, {})
+        keys = content_keys(replica.sha256, replica.fingerprint, replica.model_there)
+        content = next((key for key in keys if key in of_node), None)
+        if content is not None and not replica.upstream:
+            found[source_at(replica)] = of_node[content]
+    return found
+
+
+def seat_weights(
+    question: Question, known: Weights, seats: Sequence[Replica], others: Iterable[Replica] = ()
+) -> VoterWeights:
     """The weights of a ballot with these seats, as measured, and less far apart where one peer would have half of it.
 
-    A weight belongs to a model, and which model a peer runs it says itself: the name of a good one must not outvote
-    everybody. Only this node, and a single member beside it, may have that much.
+    Where only the model was measured, which one a peer runs it says itself: the name of a good one must not outvote
+    everybody. Neither does a node that answered well when it was measured. Only this node, and a single member beside
+    it, may have that much. `others` may get a seat later.
     """
-    models = [replica.model for replica in seats]
+    voters = [source_at(replica) for replica in seats]
+    own = measured_there(known, (*seats, *others))
     for ratio in RATIOS:
-        weights = ballot_weights(question.strategy, measurements, models, ratio)
+        weights = ballot_weights(question.strategy, known.models, voters, ratio, own)
         if not any(_rules(weights, kind, seats) for kind in weights.by_kind):
             return weights
-    return EQUAL
+    return ballot_weights(Strategy.MAJORITY, known.models, voters, own=own)
 
 
 def _rules(weights: VoterWeights, kind: Kind, seats: Sequence[Replica]) -> bool:
@@ -360,20 +381,27 @@ def _rules(weights: VoterWeights, kind: Kind, seats: Sequence[Replica]) -> bool:
         return False
     of_party: dict[str, Fraction] = {}
     for seat in seats:
-        of_party[seat.party] = of_party.get(seat.party, Fraction(0)) + weights.of(seat.model, kind)
+        of_party[seat.party] = of_party.get(seat.party, Fraction(0)) + weights.of(source_at(seat), kind)
     peers = {seat.party for seat in seats if not seat.local}
     return len(of_party) > 1 and any(2 * of_party[party] >= sum(of_party.values()) for party in peers)
 
 
-def with_a_say(replicas: Sequence[Replica], question: Question, measurements: Measurements) -> tuple[Replica, ...]:
+def with_a_say(replicas: Sequence[Replica], question: Question, known: Weights) -> tuple[Replica, ...]:
     """The replicas whose answer may weigh something; all, where that is nobody or nothing was measured.
 
-    A model has no say that was measured to be no better than a guess, in every kind to be expected that was measured.
+    No say has a node, or a model, that was measured to be no better than a guess, in every kind to be expected in which
+    it was measured.
     """
-    weights = ballot_weights(question.strategy, measurements, [replica.model for replica in replicas])
-    counted = [weights.by_kind[kind] for kind in kinds_to_expect(question) if kind in weights.by_kind]
-    able = tuple(r for r in replicas if not counted or any(of_kind.get(r.model, 1) > 0 for of_kind in counted))
-    return able or tuple(replicas)
+    own = measured_there(known, replicas)
+    weights = ballot_weights(question.strategy, known.models, [source_at(replica) for replica in replicas], own=own)
+    kinds = kinds_to_expect(question)
+    able: list[Replica] = []
+    for replica in replicas:
+        source = source_at(replica)
+        said = [weights.of(source, kind) for kind in kinds if weights.is_measured(source, kind)]
+        if not said or any(said):
+            able.append(replica)
+    return tuple(able or replicas)
 
 
 def stream_mode(question: Question, mode: StreamMode | None) -> StreamMode:
@@ -401,22 +429,53 @@ class MeasuredOdds:
 NOT_MEASURED = MeasuredOdds()
 
 
-def measured_odds(measurements: Measurements, question: Question, models: Iterable[str]) -> MeasuredOdds:
-    """How good each of `models` was measured to be at what `question` asks for.
+def measured_odds(known: Weights, question: Question, replicas: Iterable[Replica]) -> MeasuredOdds:
+    """How good the models of `replicas` were measured to be at what `question` asks for.
 
+    A model that was measured on single nodes only is as good as those were together that were better than a guess.
     Nobody measures prose or programs by counting: where that is asked, what all were measured at stands for it.
     """
-    names = tuple(models)
-    counts = [measurements.get(model, {}) for model in names]
+    nodes = tuple(replica for replica in replicas if not replica.upstream)
+    own = measured_there(known, nodes)
+    counts = {
+        model: {**_together(of for source, of in own.items() if source.model == model), **known.models.get(model, {})}
+        for model in sorted({replica.model for replica in nodes})
+    }
     kind = _expected_kind(question)
-    if all(kind in of_model for of_model in counts):
-        odds = {name: log_odds(of_model[kind]) for name, of_model in zip(names, counts, strict=True)}
-        return MeasuredOdds(odds, weighed=bool(odds) and question.strategy != Strategy.MAJORITY)
-    common = [kind for kind in KINDS if all(kind in of_model for of_model in counts)]
+    if all(kind in of_model for of_model in counts.values()):
+        odds = {model: log_odds(of_model[kind]) for model, of_model in counts.items()}
+        known_all = all(
+            kind in own.get(source_at(replica), {}) or kind in known.models.get(replica.model, {}) for replica in nodes
+        )
+        return MeasuredOdds(odds, weighed=bool(odds) and known_all and question.strategy != Strategy.MAJORITY)
+    common = [kind for kind in KINDS if all(kind in of_model for of_model in counts.values())]
     if kind not in ("text", "code") or not common:
         return NOT_MEASURED
-    mean = (sum(log_odds(of_model[kind]) for kind in common) / len(common) for of_model in counts)
-    return MeasuredOdds(dict(zip(names, mean, strict=True)))
+    mean = (sum(log_odds(of_model[kind]) for kind in common) / len(common) for of_model in counts.values())
+    return MeasuredOdds(dict(zip(counts, mean, strict=True)))
+
+
+def _together(counts: Iterable[Mapping[str, Measured]]) -> dict[str, Measured]:
+    """What several nodes with one model were right at; none that was no better than a guess at it."""
+    total: dict[str, Measured] = {}
+    for of_node in counts:
+        for kind, measured in of_node.items():
+            if log_odds(measured) > 0:
+                total[kind] = total[kind] + measured if kind in total else measured
+    return total
+
+
+def no_better_than_a_guess(known: Weights, question: Question, replicas: Iterable[Replica]) -> frozenset[ReplicaKey]:
+    """The nodes that were themselves measured to be that, in every kind to be expected in which they were measured."""
+    replicas, kinds = tuple(replicas), kinds_to_expect(question)
+    own = measured_there(known, replicas)
+    found: set[ReplicaKey] = set()
+    for replica in replicas:
+        of_node = own.get(source_at(replica), {})
+        odds = [log_odds(of_node[kind]) for kind in kinds if kind in of_node]
+        if odds and max(odds) <= 0:
+            found.add(replica.key)
+    return frozenset(found)
 
 
 def _expected_kind(question: Question) -> Kind:
@@ -463,9 +522,9 @@ class Batch:
     gives_way: bool = False
 
     @property
-    def models(self) -> tuple[str, ...]:
-        """The model of every voter."""
-        return (self.replica.model,) * len(self.samplings)
+    def sources(self) -> tuple[Source, ...]:
+        """Whose the answers of its voters are, one for each."""
+        return (source_at(self.replica),) * len(self.samplings)
 
     @property
     def seats(self) -> tuple[Seat, ...]:

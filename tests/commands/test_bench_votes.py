@@ -90,7 +90,7 @@ async def test_a_real_node_is_measured_on_six_questions(
     assert all(0 <= member["votes"][k]["value"] <= member["any_of"][k]["value"] <= 1 for k in ("1", "5"))
     assert all(stop["changed"] == 0 for stop in found["stops"])
     assert found["measured"]["demo"]["number"]["asked"] == 3
-    saved = read_weights(tmp_path / WEIGHTS_FILE)["demo"]
+    saved = read_weights(tmp_path / WEIGHTS_FILE).models["demo"]
     assert {kind: counts.asked for kind, counts in saved.items()} == {"number": 3, "tool_calls": 3}
     assert "2 problems (2 number)" in report.read_text()
 

@@ -12,7 +12,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.waves import SamplingChange
 from swarm.errors import EngineFailed, PeerFailed
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, Usage
-from swarm.registry.weights_file import Measured
+from swarm.registry.weights_file import Measured, Weights
 from swarm.routing.ballot_box import Begun, Leader
 from swarm.routing.peer_answers import LeaderLine, LeaderStep
 from swarm.routing.policy import Batch, measured_odds, stream_mode, strongest_first
@@ -100,20 +100,21 @@ def test_strength_is_what_was_measured_in_the_kind_that_is_asked_for() -> None:
     measured = {"small": {"text": good, "number": bad}, "large": {"text": bad}}
     small, large = replica("a", 1, model="small"), replica("b", 9, model="large")
     seats = [small, large]
-    odds = measured_odds(measured, PROSE, ["small", "large"])
+    odds = measured_odds(Weights(measured), PROSE, seats)
     assert strongest_first(seats, odds.of)[0] is small
-    odds = measured_odds(measured, ACTED_ON["a number"], ["small", "large"])
+    odds = measured_odds(Weights(measured), ACTED_ON["a number"], seats)
     assert strongest_first(seats, odds.of)[0] is large, "not all were measured, so size decides"
 
 
 def test_of_prose_that_nobody_measures_the_measured_kinds_speak() -> None:
     good, bad = Measured(45, 50, 5), Measured(10, 50, 5)
     measured = {"small": {"number": good, "tool_calls": bad}, "large": {"number": bad}}
-    prose = measured_odds(measured, PROSE, ["small", "large"])
+    known, seats = Weights(measured), [replica(model, model=model) for model in ("small", "large", "new")]
+    prose = measured_odds(known, PROSE, seats[:2])
     assert (prose.of["small"] > prose.of["large"], prose.weighed) == (True, False)
-    assert not measured_odds(measured, PROSE, ["small", "large", "new"]).of
-    assert not measured_odds(measured, ACTED_ON["json"], ["small", "large"]).of, "what is counted has a kind of its own"
-    assert measured_odds(measured, ACTED_ON["a number"], ["small", "large"]).weighed
+    assert not measured_odds(known, PROSE, seats).of
+    assert not measured_odds(known, ACTED_ON["json"], seats[:2]).of, "what is counted has a kind of its own"
+    assert measured_odds(known, ACTED_ON["a number"], seats[:2]).weighed
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
 from swarm.generation import GenerationRequest
-from swarm.registry.weights_file import Measured, Measurements
-from swarm.routing.policy import seat_weights
+from swarm.registry.weights_file import Measured, Measurements, Weights
+from swarm.routing.policy import seat_weights, source_at
 from swarm.routing.replicas import Replica
 from tests.doubles.replicas import replica
 
@@ -22,10 +22,10 @@ MEASURED: Measurements = {"good": {NUMBER: Measured(49, 50)}, "poor": {NUMBER: M
 
 def shares(seats: list[Replica], measured: Measurements = MEASURED) -> dict[str, Fraction]:
     """Each party's share of the weight."""
-    weights = seat_weights(Question.of(ASKED, Strategy.WEIGHTED), measured, seats)
+    weights = seat_weights(Question.of(ASKED, Strategy.WEIGHTED), Weights(measured), seats)
     found: dict[str, Fraction] = {}
     for seat in seats:
-        found[seat.party] = found.get(seat.party, Fraction(0)) + weights.of(seat.model, NUMBER)
+        found[seat.party] = found.get(seat.party, Fraction(0)) + weights.of(source_at(seat), NUMBER)
     return {party: weight / sum(found.values()) for party, weight in found.items()}
 
 
