@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.consensus.options import Strategy
@@ -38,6 +38,7 @@ def test_an_abstention_is_no_vote_for_the_leader() -> None:
     assert arrived >= 4
 
 
+@settings(deadline=None)
 @given(
     said=st.lists(st.sampled_from([ONE, TWO, THREE, "hm", "Answer: x y z"]), min_size=1, max_size=9),
     takes=st.lists(st.floats(0.1, 100), min_size=9, max_size=9),
