@@ -27,6 +27,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.reading import Reading
 from swarm.consensus.strategies import (
     AUTO,
+    CASCADE,
     MAJORITY,
     MEDOID,
     WEIGHTED,
@@ -61,6 +62,7 @@ VOTING_STRATEGIES: Mapping[Strategy, VotingStrategy] = {
     Strategy.CONFIDENT: WEIGHTED,  # by other weights: each ballot's own (`tally.py`)
     Strategy.MEDOID: MEDOID,
     Strategy.JUDGE: JUDGE,
+    Strategy.CASCADE: CASCADE,
 }
 _CALLS: tuple[Kind, ...] = ("tool_calls",)
 _WITHOUT_THE_KIND: Mapping[ProseKind, AbstainReason] = {

@@ -15,7 +15,7 @@ MAX_AHEAD = 16  # votes that one answer can be ahead by, with every other vote f
 
 
 class Strategy(StrEnum):
-    """How the answer is chosen among those of the voters; each is explained in `strategies.py` or `judge.py`."""
+    """How the answer is chosen among those of the voters: see `strategies.py`, and `judge.py` or `cascade.py`."""
 
     AUTO = "auto"
     MAJORITY = "majority"
@@ -23,6 +23,7 @@ class Strategy(StrEnum):
     CONFIDENT = "confident"
     MEDOID = "medoid"
     JUDGE = "judge"
+    CASCADE = "cascade"
     FIRST = "first"
     SINGLE = "single"
 

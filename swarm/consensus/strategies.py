@@ -12,6 +12,8 @@ of their own: equal or not, they are counted under every strategy.
 | `confident`       | as `majority`, each ballot by how sure its model was (`confidence.py`); prose as `weighted`   |
 | `medoid`          | the real answer that is most like all the others, weighted by who gave them                  |
 | `judge`           | as `auto`, until a judge has spoken (`judge.py`)                                             |
+| `cascade`         | as `majority`, of the small models; where they do not agree, the strongest one's answer      |
+|                   | (`cascade.py`); prose as `weighted`                                                          |
 | `first`, `single` | no vote: the first usable answer in the order given; nothing is compared                     |
 
 Ties: summed weight, then the best single voter's weight, then the mean log-probability (where one model gave all the
@@ -276,3 +278,4 @@ AUTO = VotingStrategy(structured=majority_or_most_alike, prose=most_alike_prose)
 
 
 WEIGHTED = VotingStrategy(structured=most_votes, prose=most_alike_prose)
+CASCADE = WEIGHTED  # of the small models; until the strongest was asked

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from swarm.consensus.answers import Flaw
 from swarm.consensus.question import Question
 from swarm.consensus.reading import answer_of, read
-from swarm.consensus.verdict import CandidateSummary, Verdict
+from swarm.consensus.verdict import CandidateSummary, CascadeOutcome, Verdict
 from swarm.consensus.weights import WEIGHT_DECIMALS
 from swarm.generation import Candidate, JsonObject
 
@@ -45,7 +45,21 @@ def swarm_object(verdict: Verdict, *, coordinator: str, elapsed_ms: int) -> Json
         shown["judge"] = verdict.judge
     if verdict.shortfall is not None:
         shown["shortfall"] = verdict.shortfall
+    if verdict.cascade is not None:
+        shown["cascade"] = _cascade(verdict.cascade)
     return shown
+
+
+def _cascade(cascade: CascadeOutcome) -> JsonObject:
+    if cascade.strong is None:
+        return {"strong": None, "why_not": cascade.why_not}
+    return {
+        "strong": cascade.strong,
+        "asked": cascade.asked,
+        "agreement": None if cascade.agreement is None else round(cascade.agreement, WEIGHT_DECIMALS),
+        "threshold": None if cascade.threshold is None else round(cascade.threshold, WEIGHT_DECIMALS),
+        "measured": cascade.measured,
+    }
 
 
 def _shown(summary: CandidateSummary) -> JsonObject:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from swarm.consensus.answers import AbstainReason
+from swarm.consensus.cascade import Cascade, share_agreeing, why_no_answer_stands, with_the_strongest
 from swarm.consensus.judge import disputed, judged
 from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
@@ -16,7 +17,10 @@ from swarm.consensus.tally import Tally, lead_over_others, tally, voters_counted
 from swarm.consensus.weights import EQUAL, Basis, KnownSource, VoterWeights
 from swarm.generation import Candidate
 
-StoppedBy = Literal["all_in", "unbeatable_lead", "posterior", "ahead", "out_of_reach", "deadline", "first", "single"]
+StoppedBy = Literal[
+    "all_in", "unbeatable_lead", "posterior", "ahead", "out_of_reach", "agreed", "strongest", "deadline", "first",
+    "single",
+]  # fmt: skip
 VerdictOutcome = Literal["consensus", "plurality", "undecided", "degraded", "single"]
 
 MAJORITY = 0.5  # of the votes counted, and of their weight: an answer needs more than this to be a consensus
@@ -47,6 +51,22 @@ class CandidateSummary:
     tokens: int
     elapsed_ms: int
     abstained: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeOutcome:
+    """What became of a cascade: whether the `strong` model was `asked`, and the small ones' agreement, 0..1.
+
+    That is what their answer had to reach, the `threshold`, to stand; None where none of them voted. `strong` is None
+    where no model was stronger than the others, and `why_not` says so: they held a plain vote.
+    """
+
+    strong: str | None
+    asked: bool = False
+    agreement: float | None = None
+    threshold: float | None = None
+    measured: bool = False
+    why_not: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,6 +104,7 @@ class Verdict:
     wasted_tokens: int | None = None
     shortfall: str | None = None
     undecided: bool = False
+    cascade: CascadeOutcome | None = None
 
     @property
     def outcome(self) -> VerdictOutcome:
@@ -120,6 +141,9 @@ def decide(
     wasted_tokens: int | None = None,
     peers: Mapping[str, str] = MappingProxyType({}),
     places: Mapping[str, Place] = MappingProxyType({}),
+    cascade: Cascade | None = None,
+    escalated: bool = False,
+    final: bool = True,
 ) -> Verdict:
     """The verdict on `candidates`, those that failed included, of `asked` voters; `weights`, `places` as for `tally`.
 
@@ -127,13 +151,20 @@ def decide(
     is the reply of the voter that was shown the answers where they were `disputed`. Where no ballot is valid, the least
     flawed answer wins, and the verdict is degraded. `peers` has the party of every node but this one, by the name in
     its candidates: answers of one peer alone agree with nobody, however many they are. `ahead`: by how many votes the
-    winner has to lead every other answer, else the verdict is undecided.
+    winner has to lead every other answer, else the verdict is undecided. In a `cascade` that has `escalated` the
+    strongest was asked: its answer wins, and where a `final` verdict has none of it that is degraded.
     """
     races = not question.strategy.compares
     counted = tally(question, candidates, weights, places)
     ruled = None if judge is None or question.strategy != Strategy.JUDGE else _ruled(counted, judge)
-    counted = ruled or counted
-    short = _shortfall(counted, _unanswered(counted, asked, outstanding, stopped_by), min_votes, races)
+    topped = None if cascade is None or cascade.strong is None else _topped(question, candidates, counted, cascade)
+    counted = topped or ruled or counted
+    if topped is not None:
+        short = _too_few(counted, min_votes)
+    else:
+        short = _shortfall(counted, _unanswered(counted, asked, outstanding, stopped_by), min_votes, races)
+    if cascade is not None and cascade.strong is not None and topped is None and final and stopped_by != "agreed":
+        short = short or why_no_answer_stands(cascade.strong, escalated)
     alone = _of_one_peer(counted, peers)
     compared = short is None and not races and counted.votes > 1 and not alone
     undecided = undecided_at(counted, ahead) if compared else None
@@ -161,6 +192,7 @@ def decide(
         wasted_tokens=wasted_tokens,
         shortfall=short or flawed,
         undecided=undecided is not None,
+        cascade=None if cascade is None else _cascaded(question, candidates, cascade, escalated),
     )
 
 
@@ -182,6 +214,32 @@ def _ruled(counted: Tally, judge: Candidate) -> Tally | None:
     return replace(counted, winner=chosen.ballots[0].candidate, groups=(chosen, *others), similarity=None)
 
 
+def _topped(question: Question, candidates: Sequence[Candidate], counted: Tally, cascade: Cascade) -> Tally | None:
+    """The tally with the strongest model's answer for its winner; None where it gave none that counts."""
+    own = [candidate for candidate in candidates if candidate.model == cascade.strong]
+    return with_the_strongest(counted, tally(question, own)) if own else None
+
+
+def _cascaded(question: Question, candidates: Sequence[Candidate], cascade: Cascade, escalated: bool) -> CascadeOutcome:
+    if cascade.strong is None:
+        return CascadeOutcome(None, why_not=cascade.why_not)
+    small = tally(question, [candidate for candidate in candidates if candidate.model != cascade.strong])
+    threshold = cascade.threshold(small.kind)
+    return CascadeOutcome(
+        cascade.strong,
+        asked=escalated,
+        agreement=float(share_agreeing(small)) if small.groups else None,
+        threshold=float(threshold.agreement),
+        measured=threshold.measured,
+    )
+
+
+def _too_few(counted: Tally, min_votes: int) -> str | None:
+    if counted.votes >= min_votes:
+        return None
+    return f"{counted.votes} voters gave a valid answer, and min_votes is {min_votes}"
+
+
 def _unanswered(
     counted: Tally, asked: int, outstanding: Sequence[KnownSource] | None, stopped_by: StoppedBy
 ) -> Sequence[KnownSource]:
@@ -189,7 +247,7 @@ def _unanswered(
 
     None where the votes themselves said that they are enough, and not a share of the seats.
     """
-    if stopped_by in ("posterior", "ahead"):
+    if stopped_by in ("posterior", "ahead", "agreed", "strongest"):
         return ()
     if outstanding is not None:
         return outstanding

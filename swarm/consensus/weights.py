@@ -134,10 +134,10 @@ def ballot_weights(
     """The weights of a ballot that asks `voters`, one for each seat; the heaviest is `max_ratio` times the lightest.
 
     `own` is what was measured of single nodes, of those with a seat and of others that may get one later; of the rest
-    it is what was measured of their models. `majority` weighs all alike. `weighted` uses what was measured of anybody
-    asked, and takes the others to be right half of the time; the rest of the strategies only use weights in a kind
-    where everybody asked was measured. Whatever the strategy: a node that was itself measured to be no better than a
-    guess has no say.
+    it is what was measured of their models. `majority` and `cascade` weigh all alike. `weighted` uses what was measured
+    of anybody asked, and takes the others to be right half of the time; the rest of the strategies only use weights in
+    a kind where everybody asked was measured. Whatever the strategy: a node that was itself measured to be no better
+    than a guess has no say.
     """
     asked = [Source(voter) if isinstance(voter, str) else voter for voter in voters]
     by_kind: dict[Kind, Mapping[str, Fraction]] = {}
@@ -151,7 +151,7 @@ def ballot_weights(
         if strategy == Strategy.WEIGHTED:
             enough = any(source in nodes or models[source] is not None for source in seats)
         weights: dict[Source, Fraction] = {}
-        if strategy != Strategy.MAJORITY and enough:
+        if strategy not in (Strategy.MAJORITY, Strategy.CASCADE) and enough:
             counts = {source: counts or _NOT_MEASURED for source, counts in models.items()}
             weights = _weights(counts | nodes, seats, max_ratio)
         if weights:

@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from federation.hostport import DEFAULT_PORT
+from swarm.consensus.cascade import LEAST_VOTES
 from swarm.consensus.options import MAX_VOTES, Strategy, StreamMode
 from swarm.engines.registry import EngineName, Isolation
 from swarm.engines.upstream.address import DEFAULT_SLOTS, URL_VARIABLE, UpstreamMode
@@ -155,10 +156,16 @@ class Settings:
 
     @field_validator("strategy")
     @classmethod
-    def _judge_has_answers(cls, strategy: Strategy, info: ValidationInfo) -> Strategy:
+    def _has_answers_to_choose_from(cls, strategy: Strategy, info: ValidationInfo) -> Strategy:
         if (strategy, info.data.get("votes")) == (Strategy.JUDGE, 1):
             raise PydanticCustomError(
                 "judge", "needs answers to choose from: use 2 to {most} votes (got 1)", {"most": MAX_VOTES}
+            )
+        if strategy == Strategy.CASCADE and (votes := info.data.get("votes")) is not None and votes < LEAST_VOTES:
+            raise PydanticCustomError(
+                "cascade",
+                "asks the strongest model where two others do not agree: use {least} to {most} votes (got {votes})",
+                {"least": LEAST_VOTES, "most": MAX_VOTES, "votes": votes},
             )
         return strategy
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Protocol
 
+from swarm.consensus.cascade import Cascade, Step, next_step
 from swarm.consensus.judge import disputed
 from swarm.consensus.options import Ahead, Stop, StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
@@ -43,7 +44,7 @@ log = logging.getLogger(__name__)
 AskJudge = Callable[[Sequence[Group]], Awaitable[Candidate]]
 RunVoters = Callable[[Batch, OnEvent | None, Meter], AsyncGenerator[Candidate, None]]
 STOPS_THAT_SAVE = frozenset(
-    {"unbeatable_lead", "posterior", "ahead", "out_of_reach", "first"}
+    {"unbeatable_lead", "posterior", "ahead", "out_of_reach", "agreed", "strongest", "first"}
 )  # whoever has not answered is not needed
 
 
@@ -116,6 +117,7 @@ class BallotCall:
     With `progress`, and while it `is_watched`, there is news of the ballot.
     `strongest` are the models of the strongest seats: the vote is not over for them because others were quicker.
     `repeatable`: asked again it is to have the same outcome, so that little is left to who is how fast.
+    In a `cascade` with a strong model that one alone is held back for `later`.
     """
 
     question: Question
@@ -137,6 +139,7 @@ class BallotCall:
     is_watched: Callable[[], bool] = nobody_watches
     strongest: frozenset[str] = frozenset()
     repeatable: bool = False
+    cascade: Cascade | None = None
 
     @property
     def ahead(self) -> int | None:
@@ -165,6 +168,7 @@ class BallotBox:
         self._sources: dict[ReplicaKey, Source] = {}  # whose answers come from a place, by the model's name here
         self._seated: Counter[str] = Counter()
         self._peers: dict[str, str] = {}  # the party of each peer that was asked, by the node name of its candidates
+        self._strangers: dict[str, str] = {}  # the same of those whom nobody invited
         self._voters: set[str] = set()
         self._lost: list[Candidate] = []
         self._counted: tuple[int, Tally] | None = None
@@ -233,6 +237,8 @@ class BallotBox:
         self._seated[replica.party] += len(batch.samplings)
         if not replica.local:
             self._peers[replica.node] = replica.party
+            if not replica.member:
+                self._strangers[replica.node] = replica.party
         self._out[key_of(batch.replica)] += len(batch.samplings)
 
     def due(self, warm: frozenset[ReplicaKey], at_once: bool) -> tuple[Batch, ...]:
@@ -245,6 +251,8 @@ class BallotBox:
         if not self.held or (state == self._looked_at and not at_once):
             return ()
         self._looked_at = state
+        if self._strong is not None:
+            return self._due_in_the_cascade(warm, at_once)
         if self.call.ahead is not None:
             return self._due_in_the_race(self.call.ahead, warm, 0 if at_once else self.outstanding)
         if not (at_once or self._doubtful or not self.outstanding) and self._may_decide_alone():
@@ -271,6 +279,35 @@ class BallotBox:
     def _seated_anew(self, warm: frozenset[ReplicaKey]) -> tuple[Batch, ...]:
         """Those held back, each where it is best asked as things are now."""
         return self.call.reseat(self.held, OwnVoters(+self._out, warm, self._seated, frozenset(self._nodes)))
+
+    @property
+    def _strong(self) -> str | None:
+        """The model that answers where the others do not agree."""
+        return None if self.call.cascade is None else self.call.cascade.strong
+
+    def _due_in_the_cascade(self, warm: frozenset[ReplicaKey], at_once: bool) -> tuple[Batch, ...]:
+        """The strongest, once the others cannot agree any more, or have had their time."""
+        if not at_once and self.outstanding and self._step_of_the_cascade() != "strongest":
+            return ()
+        now, self.held = self._seated_anew(warm), ()
+        for batch in now:
+            self._ask(batch)
+        return now
+
+    def _step_of_the_cascade(self) -> Step:
+        assert self.call.cascade is not None
+        threshold = self.call.cascade.threshold(self.counted.kind)
+        return next_step(self.counted, self._sources_out(), threshold, self._strangers)
+
+    def _end_of_the_cascade(self, strong: str) -> StoppedBy | None:
+        """Whether the small ones agree, or the strongest, which has been asked, has answered."""
+        if self.held:
+            agreed = self.counted.votes >= self.call.min_votes and self._step_of_the_cascade() == "agreed"
+            return "agreed" if agreed and self._is_in_these_words else None
+        own = [candidate for candidate in self.candidates if candidate.model == strong]
+        if own and tally(self.call.question, own).winner is not None:
+            return "strongest"
+        return None if self.outstanding else "all_in"
 
     def _can_begin(self, batch: Batch, warm: frozenset[ReplicaKey]) -> bool:
         place = key_of(batch.replica)
@@ -311,7 +348,8 @@ class BallotBox:
             self._places[item.voter] = number, words_of(item)
         self.candidates.append(item)
         if item.error == GAVE_WAY:  # somebody waits where it voted: the vote goes on with what it has
-            self._gave_way, self.held = self._gave_way + 1, ()
+            self._gave_way += 1
+            self.held = () if self._strong is None else self.held
         self.lead.arrived(report.batch, item)
         return None
 
@@ -372,6 +410,8 @@ class BallotBox:
         """Why the ballot may end now: the race is won, or nobody outstanding can change the result."""
         if self.lead.pending:
             return None
+        if self._strong is not None:
+            return self._end_of_the_cascade(self._strong)
         if not self.outstanding and not self.held:
             return "all_in"
         counted = self.counted
@@ -414,7 +454,7 @@ class BallotBox:
             OutstandingSeats(self._nodes[place[0]], self._sources[place].model, seats)
             for place, seats in (+self._out).items()
         )
-        return BallotStanding(self._verdict("all_in"), short_answers(self.call.question, self._known), out)
+        return BallotStanding(self._verdict("all_in", final=False), short_answers(self.call.question, self._known), out)
 
     @property
     def disputed(self) -> tuple[Group, ...]:
@@ -440,7 +480,11 @@ class BallotBox:
         return BallotResult(verdict, self.lead.candidate, self.lead.shown, tuple(self._known))
 
     def _verdict(
-        self, stopped_by: StoppedBy, wasted_tokens: int | None = None, judge: Candidate | None = None
+        self,
+        stopped_by: StoppedBy,
+        wasted_tokens: int | None = None,
+        judge: Candidate | None = None,
+        final: bool = True,
     ) -> Verdict:
         call = self.call
         unneeded = self.outstanding + len(self._sources_held())
@@ -460,6 +504,9 @@ class BallotBox:
             wasted_tokens=wasted_tokens,
             peers=self._peers,
             places=self._places,
+            cascade=call.cascade,
+            escalated=any(batch.replica.model == self._strong for batch in self._batches),
+            final=final,
         )
 
 

@@ -43,6 +43,7 @@ from swarm.routing.ballot_box import (
     no_consensus,
     nobody_watches,
 )
+from swarm.routing.cascading import as_cascade, soonest_now, unranked
 from swarm.routing.loadables import (
     OwnLoadables,
     Stock,
@@ -65,8 +66,11 @@ from swarm.routing.policy import (
     Defaults,
     LeftOut,
     MeasuredOdds,
+    OwnVoters,
     Plan,
+    Reseat,
     VoteOptions,
+    expected_kind,
     in_waves,
     left_out,
     make_plan,
@@ -418,6 +422,11 @@ class Dispatcher:
             greedy=request.model != SWARM_ALIAS and is_greedy(request),
         )
         plan = make_plan(ranked, options, self._defaults, asking, self._demand.peak(), voters=voters)
+        if plan.mode == "vote" and strategy == Strategy.CASCADE:
+            kind = expected_kind(Question.of(request, strategy))
+            plan = as_cascade(plan, voters, options.votes, self._weights.cascade, kind, queues=options.explicit)
+        if plan.strong is not None:  # the weak have seats there
+            able, voters = unranked(able), unranked(voters)
         return replace(
             plan,
             prefixes=prefixes,
@@ -604,6 +613,9 @@ class Dispatcher:
         weights = seat_weights(question, self._weights, plan.seats, self._everywhere() if self._weights.nodes else ())
         odds = self._odds(request, plan.strategy, plan.seats).of
         seats = strongest_first(self._router.warmed(plan.seats, plan.prefixes), odds)
+        if plan.strong is not None:
+            small = strongest_first(self._router.warmed(plan.seats[:-1], plan.prefixes), odds)
+            seats = (*small, plan.seats[-1])
         repeatable = request.seed is not None or is_greedy(request)
         base = RequestContent.of(request).seed if repeatable else random.getrandbits(31)
         samplings = sampled_here_too(seats, ballot_samplings(request, plan.asked, base_seed=base))
@@ -613,8 +625,14 @@ class Dispatcher:
         ahead = options.stop.by if isinstance(options.stop, Ahead) else None
         if ahead is not None:
             first = min(len(seats), max(ahead, options.min_votes or 1))
+        if plan.strong is not None:
+            first = len(seats) - 1
         give_way = plan.idle_only and (options.min_votes or 1) == 1
-        batches, later = in_waves(seats, samplings, first, give_way=give_way, one_by_one=ahead is not None)
+        batches, later = in_waves(
+            seats, samplings, first, give_way=give_way and plan.strong is None, one_by_one=ahead is not None
+        )
+        if plan.strong is not None and give_way:  # the strongest answers then
+            batches = tuple(replace(batch, gives_way=True) for batch in batches)
         return BallotCall(
             question=question,
             wanted=plan.wanted,
@@ -623,13 +641,7 @@ class Dispatcher:
             deadline=deadline,
             run=self._run(request, deadline, sure=plan.strategy == Strategy.CONFIDENT),
             replace=lambda failure, seated: self._replacement(request, plan, failure, seated),
-            reseat=lambda held, own: seated_anew(
-                held,
-                own,
-                self._with_a_say(request, plan.strategy, self._everywhere()),
-                idle_only=plan.idle_only,
-                share=plan.share(),
-            ),
+            reseat=self._reseat(request, plan),
             ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
             stream_leader=stream,
             live=stream_mode(question, options.stream or self._defaults.stream),
@@ -639,9 +651,21 @@ class Dispatcher:
             min_agreement=options.min_agreement,
             progress=options.progress,
             is_watched=nobody_watches if observer is None else lambda: observer.is_watched,
-            strongest=strongest_models(seats, odds),
+            strongest=strongest_models(seats, odds) if plan.strong is None else frozenset((seats[-1].model,)),
             repeatable=repeatable,
+            cascade=plan.cascade,
         )
+
+    def _reseat(self, request: GenerationRequest, plan: Plan) -> Reseat:
+        """Where those held back are asked, as things are when they are."""
+
+        def reseat(held: Sequence[Batch], own: OwnVoters) -> tuple[Batch, ...]:
+            now = self._with_a_say(request, plan.strategy, self._everywhere())
+            if plan.strong is not None:
+                return soonest_now(held, now)
+            return seated_anew(held, own, now, idle_only=plan.idle_only, share=plan.share())
+
+        return reseat
 
     def _run(self, request: GenerationRequest, deadline: float, sure: bool) -> RunVoters:
         """How voters of `request` are run; `sure`: log-probabilities are wanted, of those whose engines give them."""
@@ -686,6 +710,10 @@ class Dispatcher:
         lost = failure.batch.replica
         share = plan.share(without=lost.party)
         others = [r for r in self._with_a_say(request, plan.strategy, self._everywhere()) if r.node_id != lost.node_id]
+        if plan.strong is not None:
+            if lost.model != plan.strong:  # of the others it is decided without the lost
+                return None
+            others = [replica for replica in others if replica.model == lost.model]
         fit = fit_to_vote(self._able_among(others, request), asked_for=not plan.idle_only)
         room = {replica: room_left(replica, share, seated) for replica in by_our_measure(fit)}
         best = next((r for r in room if room[r]), None) or next((r for r in room if r.local), None)

@@ -20,6 +20,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Literal
 
+from swarm.consensus.cascade import Cascade
 from swarm.consensus.count import MIN_VOTES_FOR_POSTERIOR
 from swarm.consensus.options import (
     KINDS,
@@ -99,8 +100,12 @@ class Defaults:
 
     @staticmethod
     def of(votes: int | None, strategy: Strategy, stream: StreamMode | None = None) -> Defaults:
-        """As the node's owner has set it: a number of votes (None: not said), or a strategy other than `auto`."""
-        return Defaults(votes or DEFAULT_VOTES, strategy, stream, votes is not None or strategy != Strategy.AUTO)
+        """As the node's owner has set it: a number of votes (None: not said), or a strategy other than `auto`.
+
+        A cascade is none on prose, where no two answers are the same: that is the strongest's anyway.
+        """
+        on_all = strategy != Strategy.CASCADE and (votes is not None or strategy != Strategy.AUTO)
+        return Defaults(votes or DEFAULT_VOTES, strategy, stream, on_all)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +140,8 @@ class Plan:
     voters. `idle_only`: no other client waits for any of them. `parties` can vote, and so no peer has more than its
     `share` of the seats wanted. `prefixes` is what the conversation is known again by. `engines` are those of
     everybody who may answer, by name; None for those of peers. `requested` is the strategy that was asked for, by the
-    request or the node, and `why` says for one answer of it why it is one. `left_out` has no part in it.
+    request or the node, and `why` says for one answer of it why it is one. `left_out` has no part in it. The last seat
+    of a `cascade` is that of its strong model, where it has one (see `cascading.py`).
     """
 
     strategy: Strategy
@@ -148,10 +154,16 @@ class Plan:
     requested: Strategy = Strategy.AUTO
     why: WhyOnce | None = None
     left_out: tuple[LeftOut, ...] = ()
+    cascade: Cascade | None = None
 
     @property
     def mode(self) -> Literal["single", "vote"]:
         return "single" if self.strategy == Strategy.SINGLE else "vote"
+
+    @property
+    def strong(self) -> str | None:
+        """The model that answers where the others do not agree: of a cascade that has one."""
+        return None if self.cascade is None else self.cascade.strong
 
     @property
     def asked(self) -> int:
@@ -163,13 +175,16 @@ class Plan:
         return share_of_a_peer(len(self.parties - {without}), self.wanted)
 
 
-def spread(replicas: Sequence[Replica], votes: int, idle_only: bool, *, in_turn: bool = False) -> tuple[Replica, ...]:
+def spread(
+    replicas: Sequence[Replica], votes: int, idle_only: bool, *, in_turn: bool = False, by_model: bool = False
+) -> tuple[Replica, ...]:
     """Deal `votes` out: a second slot of a node only when every node has one, and among those the model asked least.
 
     No peer gets more than its share (`share_of_a_peer`), whatever it says of itself; where that leaves fewer, there are
     fewer.
     With `idle_only` no replica gets more than its free slots (and an upstream one: nobody pays for votes unasked), else
-    no more than its slots; where voters are asked `in_turn` a slot is asked again.
+    no more than its slots; where voters are asked `in_turn` a slot is asked again. `by_model`: every model has a seat
+    before any has two.
     """
     idle = {r: min(r.slots_free, 1) if r.upstream else r.slots_free for r in replicas}
     slots = {r: votes if in_turn and r.slots and not r.upstream else r.slots for r in replicas}
@@ -185,7 +200,15 @@ def spread(replicas: Sequence[Replica], votes: int, idle_only: bool, *, in_turn:
         if not open_ones:
             break
         # min keeps the order of preference among equals
-        chosen = min(open_ones, key=lambda r: (of_party[r.party], of_node[r.node_id], of_model[r.model]))
+        chosen = min(
+            open_ones,
+            key=lambda r: (
+                of_model[r.model] if by_model else 0,
+                of_party[r.party],
+                of_node[r.node_id],
+                of_model[r.model],
+            ),
+        )
         seats.append(chosen)
         given[chosen] += 1
         of_party[chosen.party] += 1
@@ -409,7 +432,7 @@ def stream_mode(question: Question, mode: StreamMode | None) -> StreamMode:
 
     An answer that would be acted on (tools, JSON, a number that is asked for) is shown only when it is decided.
     """
-    if question.strategy == Strategy.FIRST:
+    if question.strategy in (Strategy.FIRST, Strategy.CASCADE):  # nobody leads before it is decided who answers
         return StreamMode.BUFFER
     if mode == StreamMode.BUFFER or mode == StreamMode.REASONING:
         return mode
@@ -441,7 +464,7 @@ def measured_odds(known: Weights, question: Question, replicas: Iterable[Replica
         model: {**_together(of for source, of in own.items() if source.model == model), **known.models.get(model, {})}
         for model in sorted({replica.model for replica in nodes})
     }
-    kind = _expected_kind(question)
+    kind = expected_kind(question)
     if all(kind in of_model for of_model in counts.values()):
         odds = {model: log_odds(of_model[kind]) for model, of_model in counts.items()}
         known_all = all(
@@ -478,7 +501,8 @@ def no_better_than_a_guess(known: Weights, question: Question, replicas: Iterabl
     return frozenset(found)
 
 
-def _expected_kind(question: Question) -> Kind:
+def expected_kind(question: Question) -> Kind:
+    """The kind that answers will most likely be, as far as the request says."""
     if question.tools:
         return "tool_calls"
     if question.wants_json:

@@ -36,7 +36,7 @@ from swarm.logs import LogRing
 from swarm.node.leaving import LeavingPace, leave
 from swarm.node.listeners import LISTEN_BACKLOG
 from swarm.node.trust import TrustService
-from swarm.registry.weights_file import Measured, Measurements, NodeMeasurements, Weights
+from swarm.registry.weights_file import Measured, MeasuredCascade, Measurements, NodeMeasurements, Weights
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.loadables import OwnLoadables, look_at, peer_stocks
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
@@ -85,6 +85,7 @@ class NodeOptions:
     files: FileService | None = None
     measurements: Measurements = field(default_factory=dict[str, Mapping[str, Measured]])
     nodes_measured: NodeMeasurements = field(default_factory=dict[str, Measurements])
+    cascades: Mapping[str, MeasuredCascade] = field(default_factory=dict[str, MeasuredCascade])
     trust: Trust | None = None
     federated: bool = True
     host: str = "127.0.0.1"  # to listen on
@@ -197,7 +198,7 @@ class RunningNode:
             node=self.name,
             default_votes=options.votes,
             default_strategy=options.strategy,
-            weights=Weights(options.measurements, options.nodes_measured),
+            weights=Weights(options.measurements, options.nodes_measured, options.cascades),
             upstreams=Upstreams(options.upstreams),
             default_stream=options.vote_stream,
             leaving=lambda: self.condition.draining,

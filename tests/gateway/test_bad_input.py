@@ -122,7 +122,7 @@ async def test_a_field_that_cannot_work_is_named(client: Client, fields: dict[st
 
 async def test_an_unknown_strategy_is_answered_with_the_known_ones(client: Client) -> None:
     reply = await client.chat(swarm={"strategy": "dictator"})
-    known = "'auto', 'majority', 'weighted', 'confident', 'medoid', 'judge', 'first' or 'single'"
+    known = "'auto', 'majority', 'weighted', 'confident', 'medoid', 'judge', 'cascade', 'first' or 'single'"
     assert_refused(reply, f"strategy: Input should be {known} .*'dictator'")
 
 

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from swarm.consensus.cascade import LEAST_VOTES
 from swarm.consensus.options import MAX_AHEAD, MAX_VOTES, Ahead, NoQuorum, OnLoading, StopRule, Strategy, StreamMode
 from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import Part
@@ -157,6 +158,10 @@ class SwarmOptions(KnownFields):
             raise ValueError("strategy single asks one voter: leave votes out, or the strategy")
         if votes == 1 and strategy == Strategy.JUDGE:
             raise ValueError(f"a judge needs answers to choose from: use 2 to {MAX_VOTES} votes")
+        if votes is not None and votes < LEAST_VOTES and strategy == Strategy.CASCADE:
+            raise ValueError(
+                f"a cascade asks the strongest model where others do not agree: use {LEAST_VOTES} to {MAX_VOTES} votes"
+            )
         return votes
 
     @field_validator("min_votes")
@@ -169,6 +174,10 @@ class SwarmOptions(KnownFields):
             raise ValueError("strategy first takes the first answer and waits for no others: leave min_votes out")
         if strategy == Strategy.SINGLE and least > 1:
             raise ValueError("strategy single asks one voter: leave min_votes out, or the strategy")
+        if strategy == Strategy.CASCADE and votes is not None and least >= votes:
+            raise ValueError(
+                f"of {votes} votes in a cascade the strongest has one, if it is asked: use 1 to {votes - 1}"
+            )
         if votes is not None and least > votes:
             raise ValueError(f"min_votes is more than votes: use 1 to {votes}")
         return least
@@ -177,6 +186,10 @@ class SwarmOptions(KnownFields):
     @classmethod
     def _long_enough(cls, stop: StopRule | AheadStop, info: ValidationInfo) -> StopRule | AheadStop:
         votes = info.data.get("votes")
+        if stop != StopRule.LEAD and info.data.get("strategy") == Strategy.CASCADE:
+            raise ValueError(
+                "a cascade ends when the small models agree, or the strongest has answered: leave stop out"
+            )
         if isinstance(stop, AheadStop):
             return _a_race(stop, votes, info)
         if stop == StopRule.POSTERIOR and votes is not None and votes < LEAST_FOR_POSTERIOR:
@@ -202,6 +215,8 @@ class SwarmOptions(KnownFields):
             raise ValueError("strategy single streams its one answer as it comes: leave stream out")
         if mode in (StreamMode.LEADER, StreamMode.REASONING) and strategy == Strategy.FIRST:
             raise ValueError("strategy first has no leader before it has its answer: use buffer")
+        if mode in (StreamMode.LEADER, StreamMode.REASONING) and strategy == Strategy.CASCADE:
+            raise ValueError("strategy cascade has no leader before it is decided who answers: use buffer")
         return mode
 
     def options(self) -> VoteOptions:

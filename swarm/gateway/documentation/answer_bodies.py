@@ -30,6 +30,21 @@ class SwarmCandidate(BaseModel):
     abstained: Annotated[str | None, Field(description="Why its answer does not count")] = None
 
 
+class SwarmCascade(BaseModel):
+    """What became of a cascade. Without a strong model there is only `why_not`."""
+
+    strong: Annotated[str | None, Field(description="The model that is asked last; null: none is stronger than others")]
+    asked: Annotated[bool | None, Field(description="Whether it was asked")] = None
+    agreement: Annotated[
+        float | None, Field(description="The share of the smaller models' voters that gave one answer, 0 to 1")
+    ] = None
+    threshold: Annotated[float | None, Field(description="The share from which that answer stands")] = None
+    measured: Annotated[bool | None, Field(description="Whether the threshold was measured; else all must agree")] = (
+        None
+    )
+    why_not: Annotated[str | None, Field(description="Why it was a plain vote")] = None
+
+
 class SwarmRoute(BaseModel):
     """Where a single answer was made."""
 
@@ -96,7 +111,8 @@ class SwarmReport(BaseModel):
     stopped_by: Annotated[
         str,
         Field(
-            description="all_in, unbeatable_lead, posterior, ahead, out_of_reach, deadline, first, or single: no vote"
+            description="all_in, unbeatable_lead, posterior, ahead, out_of_reach, agreed, strongest, deadline, first, "
+            "or single: no vote"
         ),
     ]
     quorum: Annotated[bool, Field(description="Half of those asked, and half of their weight, have voted")]
@@ -122,6 +138,9 @@ class SwarmReport(BaseModel):
     ] = None
     similarity: Annotated[
         float | None, Field(description="How like the winner the other answers are, where likeness decided")
+    ] = None
+    cascade: Annotated[
+        SwarmCascade | None, Field(description="Strategy cascade: whether the smaller models agreed")
     ] = None
     judge: Annotated[str | None, Field(description="The voter that chose (strategy judge); null: none did")] = None
     stream: Annotated[
