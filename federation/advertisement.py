@@ -98,6 +98,7 @@ class Capabilities:
     infill: bool = False
     vision: bool = False  # whether it is shown images
     generates: bool = True  # False for an embedding or a reranking model
+    first_temperature: bool = field(default=False, metadata=KEPT_HERE)  # of several answers the first has its own
 
 
 ADVERTISED: Final = tuple(each.name for each in fields(Capabilities) if each.metadata.get("advertised", True))

@@ -141,6 +141,8 @@ class GenerationRequest(Frozen):
     `original` is the client's own body where that was OpenAI's form: an upstream gets it with every field that this
     node does not know. It goes to no engine and no peer. Nor does `foreign`, the name of a field by which the client
     wants the answer constrained, and that only an upstream may know.
+    Of several answers drawn at once the first has `first_temperature`, where that is set. No client and no peer says
+    so: it is how a ballot draws the voters of one engine, where its `capabilities` say that it can.
     """
 
     model: str
@@ -168,6 +170,7 @@ class GenerationRequest(Frozen):
     thinking: bool | None = None
     original: Annotated[bytes | None, Field(exclude=True, repr=False)] = None
     foreign: Annotated[str | None, Field(exclude=True, repr=False)] = None
+    first_temperature: Annotated[float | None, Field(exclude=True)] = None
 
     @property
     def prompt_field(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import random
 from collections.abc import Sequence
@@ -135,21 +136,26 @@ def lowest_window(logprobs: Sequence[float], window: int = WINDOW) -> float | No
     return lowest / width
 
 
-async def together(answers: Sequence[EventStream]) -> EventStream:
-    """The events of `answers` as they come, each numbered by its place. The first that fails ends them all."""
+async def together(answers: Sequence[EventStream], counts: Sequence[int] | None = None) -> EventStream:
+    """The events of `answers` as they come, numbered in their order. The first that fails ends them all.
+
+    Each stream is one answer, or as many as `counts` says.
+    """
+    counted = [1] * len(answers) if counts is None else counts
+    begins = itertools.accumulate(counted, initial=0)
     events: asyncio.Queue[Delta | Finish | Exception] = asyncio.Queue(MAX_UNREAD)
 
-    async def follow(choice: int, answer: EventStream) -> None:
+    async def follow(begin: int, answer: EventStream) -> None:
         try:
             async with aclosing(answer) as stream:
                 async for event in stream:
-                    await events.put(replace(event, choice=choice))
+                    await events.put(replace(event, choice=begin + event.choice))
         except Exception as error:  # noqa: BLE001 - raised below, where somebody hears it
             await events.put(error)
 
-    following = [follow(choice, answer) for choice, answer in enumerate(answers)]
+    following = [follow(begin, answer) for begin, answer in zip(begins, answers, strict=False)]
     tasks = [asyncio.create_task(each, name="answer of several") for each in following]
-    unfinished = len(tasks)
+    unfinished = sum(counted)
     try:
         while unfinished:
             event = await events.get()
@@ -163,9 +169,18 @@ async def together(answers: Sequence[EventStream]) -> EventStream:
 
 def numbered(request: GenerationRequest, choice: int) -> GenerationRequest:
     """The request for answer number `choice` of several: where there is a seed, with one of its own."""
+    request = drawn_as(request, choice)
     if request.seed is None or choice == 0:
         return request
     return request.model_copy(update={"seed": (request.seed + choice) & SEED_MASK})
+
+
+def drawn_as(request: GenerationRequest, choice: int) -> GenerationRequest:
+    """The request for one answer, at the temperature that answer number `choice` of several has."""
+    if request.first_temperature is None:
+        return request
+    temperature = request.temperature if choice else request.first_temperature
+    return request.model_copy(update={"temperature": temperature, "first_temperature": None})
 
 
 def sampled_anew(request: GenerationRequest, number: int = 1) -> GenerationRequest:

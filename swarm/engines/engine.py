@@ -118,7 +118,8 @@ class EngineSpec:
 
     `build` loads it; None: the engine's own in this environment. `projector` lets it see, `draft` is a small model that
     guesses its next tokens, `ngram` guesses them from what was written before. What is read of prompts may be kept in
-    the folder `saves`, in `saves_bytes` of all models together.
+    the folder `saves`, in `saves_bytes` of all models together; through the open file of the number `copies`, which
+    lies in memory, it may come from one slot into another.
     """
 
     model_id: str
@@ -135,6 +136,7 @@ class EngineSpec:
     ngram: bool = False
     saves: Path | None = None
     saves_bytes: int = 0
+    copies: int | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,7 @@ class Engine(Protocol):
         """`n` independent answers to one prompt, interleaved, with seeds `request.seed + choice`.
 
         They share one prefill where the library can. Of each choice 0..n-1 any number of `Delta`, then one `Finish`.
+        The first has the request's `first_temperature`, where it says one and `capabilities` say that it is heeded.
         Raises `BadRequest` if `n` exceeds `loaded.slots`, and for images that the model cannot see.
         """
         ...

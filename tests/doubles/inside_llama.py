@@ -8,7 +8,7 @@ from swarm.engines.llama_cpp.http import LlamaHttp
 
 async def busy_slots(http: LlamaHttp) -> int:
     """Slots that are prefilling or decoding at this moment."""
-    return sum(1 for slot in await http._json("/slots", None) if slot["is_processing"])  # pyright: ignore[reportPrivateUsage]
+    return sum(1 for slot in await http.ask("/slots", None) if slot["is_processing"])
 
 
 async def busy_jobs(engine: HostedEngine) -> int:

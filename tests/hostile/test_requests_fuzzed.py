@@ -97,7 +97,7 @@ class Loaded:
         return []
 
     async def _slots(self) -> list[Any]:
-        answers = [await engine.http._json("/slots", None) for engine in self.engines]
+        answers = [await engine.http.ask("/slots", None) for engine in self.engines]
         return [slot for answer in answers for slot in answer]
 
 

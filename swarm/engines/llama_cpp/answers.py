@@ -19,7 +19,7 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from swarm.engines.assembly import numbered, sampled_anew, together
+from swarm.engines.assembly import drawn_as, numbered, sampled_anew, together
 from swarm.engines.chat_turns import TemplateAbilities
 from swarm.engines.llama_cpp.begun_call import BegunCallReader, CallForm, call_of, may_call
 from swarm.engines.llama_cpp.demanded_answer import CallGrammar, CallReader, QuotedText, call_grammar, is_quoted
@@ -111,10 +111,14 @@ def _without_neighbours(logprobs: JsonValue) -> JsonValue:
 class ReadableAnswers:
     """The answers of one `source`."""
 
-    def __init__(self, source: AnswerSource) -> None:
+    def __init__(self, source: AnswerSource, not_shown: set[bytes] | None = None) -> None:
         self._source = source
         # Digests of tools that the template cannot show all the same: some read their schemas.
-        self._not_shown: set[bytes] = set()
+        self._not_shown: set[bytes] = set() if not_shown is None else not_shown
+
+    def over(self, source: AnswerSource) -> ReadableAnswers:
+        """The answers of another `source` with the same model."""
+        return ReadableAnswers(source, self._not_shown)
 
     def stream(self, request: GenerationRequest, n: int) -> EventStream:
         """Events of `n` answers; closing the iterator stops the engine."""
@@ -222,7 +226,9 @@ class ReadableAnswers:
                     break
         calling = [choice for choice, reader in enumerate(readers) if reader.called is not None]
         calls = [
-            self._readable(call_of(request, readers[choice].called or "", readers[choice].spoken_tokens), 1)
+            self._readable(
+                call_of(drawn_as(request, choice), readers[choice].called or "", readers[choice].spoken_tokens), 1
+            )
             for choice in calling
         ]
         async with aclosing(together(calls)) as events:

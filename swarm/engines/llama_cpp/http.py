@@ -15,7 +15,7 @@ import json
 import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
 from typing import Any
 
 import aiohttp
@@ -37,7 +37,7 @@ from swarm.engines.llama_cpp.demanded_answer import (
 )
 from swarm.engines.llama_cpp.grammar import whole_document
 from swarm.engines.llama_cpp.plain_text import PlainText, Restored
-from swarm.engines.llama_cpp.prefill import SlicedPrefill, is_long
+from swarm.engines.llama_cpp.prefill import PromptReading, SlicedPrefill, is_long
 from swarm.engines.llama_cpp.progress import LoopCounts, SilentCall
 from swarm.engines.llama_cpp.prompt_slots import TEXT_CHARS, PromptSlots
 from swarm.engines.openai_dialect import (
@@ -222,29 +222,68 @@ class LlamaHttp:
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             read_bufsize=READ_BUFFER_BYTES,
         )
-        self.prefill = SlicedPrefill(self._json)
+        self.prefill = SlicedPrefill(self.ask)
         self._without_a_slot = asyncio.Semaphore(WITHOUT_A_SLOT_AT_ONCE)
         self.silent: set[SilentCall] = set()  # the requests that wait for a byte, for the watcher
         self._unloaded = False
 
     def stream(self, request: GenerationRequest, n: int) -> EventStream:
         """Events of `n` answers; closing the iterator closes the socket, which stops the engine."""
-        if n > 1 and (not self._several or may_be_empty(request) or is_whole(request, self.template.tools)):
+        parts = self._parts(request, n)
+        return self._readable.stream(*parts[0]) if len(parts) == 1 else self._apart(request, parts)
+
+    def _parts(self, request: GenerationRequest, n: int) -> list[tuple[GenerationRequest, int]]:
+        """The requests to llama.cpp that `n` answers take, and how many answers each has: the last may have several."""
+        if not self._several or may_be_empty(request) or is_whole(request, self.template.tools):
             # llama.cpp ends one answer to an empty prompt at once, and the others wait for that one's prefill for ever.
             # Of several whole answers it counts only one.
-            return together([self._readable.stream(numbered(request, choice), 1) for choice in range(n)])
-        return self._readable.stream(request, n)
+            return [(numbered(request, choice), 1) for choice in range(n)]
+        if n == 1 or request.first_temperature is not None:  # answers to one request are sampled alike
+            return [(numbered(request, 0), 1), (numbered(request, 1), n - 1)][:n]
+        return [(request, n)]
 
-    async def answers(self, request: GenerationRequest, n: int, can: TemplateAbilities) -> EventStream:
-        """See `AnswerSource`."""
+    async def _apart(self, request: GenerationRequest, parts: Sequence[tuple[GenerationRequest, int]]) -> EventStream:
+        """Answers that take several requests, beside each other: they share the reading of their prompt where they can.
+
+        Where llama.cpp makes the prompt itself its tokens are not known here.
+        """
+        counts = [count for _, count in parts]
+        reading = (
+            nullcontext() if request.suffix is not None or has_images(request) else self._read_once(request, counts)
+        )
+        async with reading as read:
+            sources = (
+                [self._readable] * len(parts)
+                if read is None
+                else [self._readable.over(ReadBefore(self, each)) for each in read]
+            )
+            streams = [source.stream(*part) for source, part in zip(sources, parts, strict=True)]
+            async with aclosing(together(streams, counts)) as events:
+                async for event in events:
+                    yield event
+
+    def _read_once(
+        self, request: GenerationRequest, counts: Sequence[int]
+    ) -> AbstractAsyncContextManager[list[PromptReading] | None]:
+        refuse_impossible_turns(request)
+        can = self._readable.can_say(request)
+        said = said_by(can, request)
+        body = self.plain.body(engine_body(said, 1, call_grammar(said), can.tools))
+        return self.prefill.shared(body, counts, prompt_begins(said))
+
+    async def answers(
+        self, request: GenerationRequest, n: int, can: TemplateAbilities, read: PromptReading | None = None
+    ) -> EventStream:
+        """See `AnswerSource`. The prompt was `read` already, or not."""
         refuse_impossible_turns(request)
         request = said_by(can, request)
         chat = request.messages is not None
         path = "/v1/chat/completions" if chat else "/v1/completions"
         calls = call_grammar(request)
         body = self.plain.body(engine_body(request, n, calls, can.tools))
-        text = "\0".join(texts_of(request))[:TEXT_CHARS]
-        async with self.prefill.reading(body, text, n, is_long(request)) as reading:
+        text = prompt_begins(request)
+        prefill = self.prefill
+        async with prefill.going_on(read) if read else prefill.reading(body, text, n, is_long(request)) as reading:
             reader: ChunkReader | InfillReader = ChunkReader(chat, reading.cached)
             if request.suffix is not None:
                 path, body, reader = "/infill", infill_body(body), InfillReader()
@@ -274,25 +313,25 @@ class LlamaHttp:
                 raise EngineFailed("the engine ended the stream before the answer was complete")
 
     async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
-        body = await self._json("/v1/embeddings", {"input": list(texts), "encoding_format": "float"})
+        body = await self.ask("/v1/embeddings", {"input": list(texts), "encoding_format": "float"})
         rows = sorted(body["data"], key=lambda row: row["index"])
         return Embeddings(tuple(tuple(row["embedding"]) for row in rows), int(body["usage"]["prompt_tokens"]))
 
     async def rerank(self, query: str, documents: Sequence[str]) -> Ranking:
         asked = {"query": self.plain.text(query), "documents": list(map(self.plain.text, documents))}
-        body = await self._json("/v1/rerank", asked)
+        body = await self.ask("/v1/rerank", asked)
         rows = sorted(body["results"], key=lambda row: row["index"])
         return Ranking(tuple(float(row["relevance_score"]) for row in rows), int(body["usage"]["prompt_tokens"]))
 
     async def tokenize(self, text: str, *, add_special: bool, parse_special: bool, pieces: bool = False) -> Tokens:
         body = {"content": text, "add_special": add_special, "parse_special": parse_special, "with_pieces": pieces}
-        found: list[Any] = (await self._json("/tokenize", body))["tokens"]
+        found: list[Any] = (await self.ask("/tokenize", body))["tokens"]
         if not pieces:
             return Tokens(tuple(found))
         return Tokens(tuple(token["id"] for token in found), tuple(_piece(token["piece"]) for token in found))
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        return str((await self._json("/detokenize", {"tokens": list(tokens)}))["content"])
+        return str((await self.ask("/detokenize", {"tokens": list(tokens)}))["content"])
 
     async def prompt_text(self, request: GenerationRequest) -> str:
         text = await self._rendered(request, "/apply-template", "prompt")
@@ -309,7 +348,7 @@ class LlamaHttp:
             parts = [part for part in PROMPT_PARTS if can.tools or part not in ("tools", "tool_choice")]
             wanted = self.plain.body({part: whole[part] for part in parts if part in whole})
             try:
-                return str((await self._json(path, wanted))[field])
+                return str((await self.ask(path, wanted))[field])
             except TemplateRefused:
                 if not self._readable.note_refusal(request, can):
                     raise
@@ -333,12 +372,12 @@ class LlamaHttp:
     async def prompt_pace(self, text: str) -> tuple[int, float]:
         """How many tokens `text` has, and the seconds that reading it takes: nothing of it is kept."""
         asked = {"prompt": text, "n_predict": 0, "cache_prompt": False}
-        timings = (await self._json("/completion", asked))["timings"]
+        timings = (await self.ask("/completion", asked))["timings"]
         return int(timings["prompt_n"]), float(timings["prompt_ms"]) / 1000
 
     async def loaded(self) -> tuple[LoadedModel, Capabilities]:
         """What the server says of its model and slots, and what can be asked of them."""
-        props: ParsedJson = await self._json("/props", None)
+        props: ParsedJson = await self.ask("/props", None)
         self.template = await self._tried_template()
         self.prefill.slots = PromptSlots(int(props["total_slots"]))
         self.prefill.context_tokens = int(props["default_generation_settings"]["n_ctx"])
@@ -357,6 +396,7 @@ class LlamaHttp:
             reasoning="<think>" in model.chat_template,
             infill=await self._can_infill(),
             vision=as_object(props.get("modalities")).get("vision") is True,
+            first_temperature=True,
         )
         return model, capabilities
 
@@ -366,7 +406,7 @@ class LlamaHttp:
         for name, probe in TEMPLATE_PROBES.items():
             body = {"messages": probe.messages, **({"tools": probe.tools} if probe.tools else {})}
             try:
-                rendered[name] = str((await self._json("/apply-template", body))["prompt"])
+                rendered[name] = str((await self.ask("/apply-template", body))["prompt"])
             except EngineDied:
                 raise
             except (BadRequest, EngineFailed):
@@ -376,7 +416,7 @@ class LlamaHttp:
     async def _can_infill(self) -> bool:
         """Whether the vocabulary has the tokens for it: looked at before the body, which is empty here."""
         try:
-            await self._json("/infill", {})
+            await self.ask("/infill", {})
         except BadRequest as error:
             return "not supported" not in str(error)
         return True
@@ -413,7 +453,7 @@ class LlamaHttp:
         self._unloaded = not died
         await self._session.close()
 
-    async def _json(self, path: str, body: ParsedJson | None) -> Any:
+    async def ask(self, path: str, body: ParsedJson | None) -> Any:
         async with self._post(path, body) as response:
             return await response.json()
 
@@ -450,6 +490,28 @@ class LlamaHttp:
         if self._unloaded:
             return Unavailable("the engine was unloaded meanwhile: ask again, or another node")
         return EngineDied(f"the engine ended over this request: {error or type(error).__name__}")
+
+
+class ReadBefore:
+    """The answers of one `http` to a prompt that was read: the first request goes on there, others read it anew."""
+
+    def __init__(self, http: LlamaHttp, reading: PromptReading) -> None:
+        self._http = http
+        self._reading: PromptReading | None = reading
+        self.template = http.template
+        self.call_form = http.call_form
+
+    def answers(self, request: GenerationRequest, n: int, can: TemplateAbilities) -> EventStream:
+        reading, self._reading = self._reading, None
+        return self._http.answers(request, n, can, reading)
+
+    async def count_tokens(self, request: GenerationRequest) -> int:
+        return await self._http.count_tokens(request)
+
+
+def prompt_begins(request: GenerationRequest) -> str:
+    """By which a short prompt is known again."""
+    return "\0".join(texts_of(request))[:TEXT_CHARS]
 
 
 def prompt_field(body: ParsedJson | None) -> str | None:

@@ -22,6 +22,7 @@ from swarm.engines.llama_cpp.server_host import (
     NGRAM_LEAST,
     NGRAM_MATCH,
     NGRAM_MOST,
+    OPEN_FILES,
     PROMPT_CACHE_MIB,
     Batching,
     Pooling,
@@ -229,6 +230,8 @@ def _extras(program: LlamaProgram, spec: EngineSpec) -> list[str]:
     words: list[str] = []
     if spec.saves is not None:
         words += [_demand(program, "prompts that are kept on the disk", "--slot-save-path"), str(spec.saves)]
+    elif spec.copies is not None and (option := program.has("--slot-save-path")):
+        words += [option, OPEN_FILES]
     if spec.projector is not None:
         words += [_demand(program, "images", "--mmproj"), str(spec.projector)]
     return words + _guesses(program, spec)

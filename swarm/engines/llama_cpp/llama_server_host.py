@@ -43,7 +43,7 @@ from swarm.engines.llama_cpp.llama_program import (
     said_by_program,
     why_it_ended,
 )
-from swarm.engines.llama_cpp.server_host import Batching, Serving, files_words, serve, tell
+from swarm.engines.llama_cpp.server_host import Batching, Serving, files_words, passed_on, serve, tell
 from swarm.errors import EngineFailed
 
 ASKED_S = 20.0  # for one question: the first use of a GPU's driver takes seconds
@@ -122,7 +122,7 @@ AskProgram = Callable[
 class Program:
     """A running llama-server. `lines` are the last of its log, `first_lines` those until it served."""
 
-    def __init__(self, arguments: list[str], program: str, key: str) -> None:
+    def __init__(self, arguments: list[str], program: str, key: str, files: tuple[int, ...] = ()) -> None:
         self.path = program
         self.lines: deque[str] = deque(maxlen=LAST_LINES)
         self.first_lines: list[str] = []
@@ -133,6 +133,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment(key),
+            pass_fds=files,
             preexec_fn=ends_with_its_parent(),
             creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
         )
@@ -221,7 +222,7 @@ def started(program: LlamaProgram, spec: EngineSpec, batching: Batching, embeds:
     while True:
         key = secrets.token_hex(16)
         try:
-            running = Program(command(program, spec, batching, port, embeds), str(path), key)
+            running = Program(command(program, spec, batching, port, embeds), str(path), key, passed_on(spec))
         except OSError as error:
             raise EngineFailed(f"{path} cannot be started: {error}: install it anew") from error
         asked = until_ready(running, port, key)

@@ -8,6 +8,9 @@ The first piece begins where an earlier prompt and its answer left off: a shorte
 rest of a conversation that it still holds. A model whose cache cannot be continued is found out by its first pieces,
 and is then left alone.
 
+Requests for one prompt that are sampled apart share its reading: what was read in one slot is copied to the others
+(`prompt_copies.py`).
+
 Which slot that is, `prompt_slots.py` decides. Where prompts may be saved (`saved_prompts.py`), what gives way goes to
 the disk first, what is idle follows after a while, and the rest when the engine ends; what comes back is restored. A
 save or a restore is a step of llama.cpp's one loop, and other answers wait for it: what would take long to be written
@@ -21,13 +24,21 @@ import itertools
 import logging
 import time
 from array import array
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from federation.tasks import cancel_and_wait
-from swarm.engines.llama_cpp.prompt_slots import DISK_SHARE, PromptSlot, PromptSlots, SlotChoice, no_tokens
+from swarm.engines.llama_cpp.prompt_copies import PromptCopies
+from swarm.engines.llama_cpp.prompt_slots import (
+    DISK_SHARE,
+    FEW_TOKENS,
+    PromptSlot,
+    PromptSlots,
+    SlotChoice,
+    no_tokens,
+)
 from swarm.engines.llama_cpp.saved_prompts import NoDiskRoom, SavedPrompt, SavedPrompts
 from swarm.errors import EngineDied, SwarmError, Unavailable
 from swarm.generation import GenerationRequest, has_images
@@ -114,10 +125,11 @@ class PromptReading:
         slot.busy = False
 
     def end(self) -> None:
-        """No answer is made any more."""
+        """No answer is made any more. Idempotent: what was free meanwhile may be somebody else's by now."""
         for slot in self.taken:
             if slot not in self.over:
                 slot.busy = False
+                self.over.append(slot)
 
 
 class SlicedPrefill:
@@ -134,6 +146,7 @@ class SlicedPrefill:
         self.most_slice_tokens = most_slice_tokens
         self.slots = PromptSlots()
         self.saved: SavedPrompts | None = None
+        self.copies = PromptCopies(ask)
         self.idle_s = IDLE_S
         self._moving = asyncio.Lock()  # one prompt after the other finds its place
         self._idle: asyncio.Task[None] | None = None
@@ -163,16 +176,47 @@ class SlicedPrefill:
             reading.end()
             self._save_when_idle()
 
+    @asynccontextmanager
+    async def shared(
+        self, body: Mapping[str, Any], counts: Sequence[int], text: str = ""
+    ) -> AsyncGenerator[list[PromptReading] | None]:
+        """The prompt of `body` is read once, for requests of so many answers each: the last alone may be of several.
+
+        One reading for each, in which it goes on (`going_on`); None where each is to read the prompt by itself, because
+        it is short, or cannot be copied here. Raises EngineDied and Unavailable.
+        """
+        prompt = await self._prompt(body, FEW_TOKENS) if self._may_copy else None
+        readings: list[PromptReading] = []
+        try:
+            if prompt is not None and self._copies_pay(len(prompt), len(counts) - 1):
+                readings = await self._read_for_all(prompt, counts, text)
+            yield readings or None
+        finally:
+            for reading in readings:
+                reading.end()
+            self._save_when_idle()
+
+    @asynccontextmanager
+    async def going_on(self, reading: PromptReading) -> AsyncGenerator[PromptReading]:
+        """A request whose prompt was read already."""
+        try:
+            yield reading
+        finally:
+            reading.end()
+
     async def _long_prompt(self, body: Mapping[str, Any]) -> array[int] | None:
+        return await self._prompt(body, self.long_tokens)
+
+    async def _prompt(self, body: Mapping[str, Any], more_than: int) -> array[int] | None:
         """None for one that is short after all, does not fit, or is not to be had."""
         try:
             prompt = array("i", await self._tokens(body))
         except EngineDied:
             raise
         except (SwarmError, KeyError, TypeError, ValueError, OverflowError) as error:
-            log.debug("no prefill in slices: %r", error)
+            log.debug("the prompt's tokens are not to be had: %r", error)
             return None
-        return prompt if self.long_tokens < len(prompt) < self.context_tokens else None
+        return prompt if more_than < len(prompt) < self.context_tokens else None
 
     async def _tokens(self, body: Mapping[str, Any]) -> list[int]:
         text = body.get("prompt")
@@ -230,14 +274,66 @@ class SlicedPrefill:
             choice = self.slots.choose(prompt, saved.entries if saved else (), self._saves, self._disk_share)
         return choice
 
-    async def _warm(self, prompt: array[int], reading: PromptReading, done: int) -> None:
+    # One prompt in several slots
+
+    @property
+    def _may_copy(self) -> bool:
+        return self._misses < MAX_MISSES and (self.saved is not None or self.copies.in_memory)
+
+    def _copies_pay(self, tokens: int, copies: int) -> bool:
+        most_s = LONGEST_MOVE_S if self.slots.is_idle else LONGEST_MOVE_BESIDE_S
+        return self.copies.pay(tokens, copies, self._tokens_per_s, most_s)
+
+    async def _read_for_all(self, prompt: array[int], counts: Sequence[int], text: str) -> list[PromptReading]:
+        """A reading for each of the requests, whose slots have all of `prompt` but its last token; none: no copies.
+
+        Of several answers llama.cpp gives all but the first the free slots of the lowest numbers. So the requests for
+        one have those of the highest: none is taken from them, whichever comes first.
+        """
+        is_long = len(prompt) > self.long_tokens
+        async with self._moving:
+            whole, held = await self._placed(prompt if is_long else None, text, sum(counts))
+        readings: list[PromptReading] = []
+        try:
+            if len(whole.taken) == sum(counts) and await self._warm(prompt, whole, held, to_its_end=True):
+                if not is_long:
+                    whole.taken[0].hold(no_tokens(), time.time(), text)
+                readings = await self._copied(len(prompt) - 1, whole, counts)
+            return readings
+        finally:
+            if not readings:
+                whole.end()
+
+    async def _copied(self, tokens: int, whole: PromptReading, counts: Sequence[int]) -> list[PromptReading]:
+        first, *others = whole.taken  # llama.cpp may have chosen another one than was planned
+        others.sort(key=lambda slot: slot.id)
+        shared = len(others) - len(counts) + 1
+        leads = others[shared:]
+        async with self._moving:
+            if not await self.copies.copy(first.id, [slot.id for slot in leads], tokens, self.saved):
+                return []
+        for slot in leads:
+            slot.hold(first.tokens, first.read_at, first.text, saved=first.saved)
+        apart = [PromptReading(slot.id, whole.cached, [slot]) for slot in leads]
+        return [*apart, PromptReading(first.id, whole.cached, [first, *others[:shared]])]
+
+    async def _warm(self, prompt: array[int], reading: PromptReading, done: int, *, to_its_end: bool = False) -> bool:
+        """Read the prompt's slices; its end goes with the request, or is read too, but for the last token.
+
+        Whether `to_its_end` it is in the slot of the reading now, and nothing else.
+        """
         slot = reading.slot
         saved = slot.saved if slot is not None and done >= len(slot.tokens) else 0
         expected: int | None = None
         read_at = time.time()  # when it begins: what is to be forgotten meanwhile is not saved either
+        ended = False
         try:
-            while self._misses < MAX_MISSES and (size := self._next_slice(len(prompt) - done)):
-                made = await self._evaluate(prompt[: done + size], reading)
+            while self._misses < MAX_MISSES and not ended:
+                size = self._next_slice(len(prompt) - done)
+                if not size and not to_its_end:
+                    break
+                upto = done + size if size else len(prompt) - 1
+                made = await self._evaluate(prompt[:upto], reading)
                 if expected is None:
                     reading.cached = made.cached
                 elif made.cached < expected - 1:  # the last token is evaluated anew where nothing else is
@@ -245,7 +341,8 @@ class SlicedPrefill:
                     break
                 else:
                     self._misses = 0
-                done = expected = done + size
+                done = expected = upto
+                ended = not size
             done = len(prompt)  # what is left goes with the request itself
         except EngineDied:
             raise
@@ -254,6 +351,7 @@ class SlicedPrefill:
         finally:
             if (slot := reading.slot) is not None:
                 slot.hold(prompt[:done], read_at, saved=min(saved, done))
+        return ended and reading.id_slot >= 0
 
     def _next_slice(self, left: int) -> int:
         return slice_tokens(left, self._tokens_per_s, self.most_slice_tokens)
@@ -279,10 +377,13 @@ class SlicedPrefill:
         if chosen is None or (chosen.busy and chosen not in reading.taken):
             return
         if chosen is not reading.slot:
-            expected = reading.taken[0]
-            expected.busy = chosen in reading.taken
+            expected, *others = reading.taken
+            if chosen in others:  # they change places
+                others[others.index(chosen)] = expected
+            else:
+                expected.busy = False
             chosen.busy = True
-            reading.taken = [chosen, *(slot for slot in reading.taken[1:] if slot is not chosen)]
+            reading.taken = [chosen, *others]
         reading.id_slot = chosen.id
 
     def _missed(self) -> None:
@@ -410,5 +511,6 @@ class SlicedPrefill:
     async def aclose(self) -> None:
         """From now on nothing is saved by itself."""
         self._closed = True
+        self.copies.close()
         if self._idle is not None:
             await cancel_and_wait(self._idle)

@@ -110,6 +110,19 @@ class SavedPrompts:
     def begin(self, tokens: int) -> str:
         """The name of a file that llama.cpp is to write `tokens` to. Raises NoDiskRoom and OSError."""
         self._make_room(tokens * self.token_bytes)
+        return self._begun()
+
+    def scratch(self, size: int) -> str:
+        """The name of a file of about `size` bytes that is removed as soon as it was read: nothing gives way to it.
+
+        Raises NoDiskRoom and OSError.
+        """
+        free = shutil.disk_usage(self.folder).free
+        if free - size < self.least_free_bytes:
+            raise NoDiskRoom(f"the disk of {self.folder} has {size_text(max(free, 0))} free")
+        return self._begun()
+
+    def _begun(self) -> str:
         name = f"{self.key}-{secrets.token_hex(8)}{STATE_SUFFIX}"
         handle = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         os.close(handle)

@@ -41,6 +41,7 @@ from swarm.engines.llama_cpp.http import LlamaHttp
 from swarm.engines.llama_cpp.llama_program import reason_in
 from swarm.engines.llama_cpp.plain_text import PlainText
 from swarm.engines.llama_cpp.progress import UNMEASURED, EngineHealth, EnginePace, EngineProgress, Limits, until_wedged
+from swarm.engines.llama_cpp.prompt_copies import PromptCopies, with_copies
 from swarm.engines.llama_cpp.saved_prompts import NoDiskRoom, SavedPrompts, key_of, make_folder
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
 from swarm.engines.llama_cpp.server_host import (
@@ -53,6 +54,7 @@ from swarm.engines.llama_cpp.server_host import (
     load_limit_s,
     log_end,
     order_to_json,
+    passed_on,
 )
 from swarm.engines.openai_dialect import as_object
 from swarm.errors import BadRequest, EngineDied, EngineFailed, SetupError, SwarmError, Unavailable, UnknownArchitecture
@@ -356,6 +358,13 @@ async def load_in_host(
     A small model may take `load_least_s` to load, and does not get stuck beyond `limits`. Raises EngineFailed with the
     reason and a remedy.
     """
+    with with_copies(spec, model) as spec:
+        return await _load_in_host(name, module, spec, model, limits, load_limit_s(spec.path, load_least_s))
+
+
+async def _load_in_host(
+    name: str, module: str, spec: EngineSpec, model: GgufModel | None, limits: Limits | None, limit_s: float
+) -> LlamaServerEngine:
     said = await asyncio.to_thread(tempfile.TemporaryFile, buffering=0)
     try:
         process = await asyncio.create_subprocess_exec(
@@ -367,13 +376,14 @@ async def load_in_host(
             stderr=said,
             start_new_session=True,
             env=host_environment(spec.build and spec.build.packages),
+            pass_fds=passed_on(spec),
         )
     except BaseException:
         said.close()
         raise
     assert process.stdin is not None
     assert process.stdout is not None
-    home, limit_s = EngineHost(process, said), load_limit_s(spec.path, load_least_s)
+    home = EngineHost(process, said)
     try:
         async with asyncio.timeout(limit_s):
             process.stdin.write(order_to_json(spec, Batching.of(spec, model and model.facts)).encode() + b"\n")
@@ -461,6 +471,7 @@ async def connect(
         grammar=serving.grammar,
     )
     computation = Computation(name, serving.version, serving.devices, serving.gpu_layers, serving.layers)
+    http.prefill.copies = PromptCopies(http.ask, spec.copies, _token_bytes(spec, model))  # once nothing fails any more
     return LlamaServerEngine(computation, spec, http, loaded, capabilities, home, pace, limits)
 
 
@@ -479,15 +490,21 @@ def with_saves(spec: EngineSpec) -> EngineSpec:
     return spec
 
 
+def _token_bytes(spec: EngineSpec, model: GgufModel | None) -> int:
+    """What a token is expected to take in a cache; 0 where that is not known."""
+    if model is None:
+        return 0
+    load = Load(spec.context_tokens, 1, spec.cache_type)
+    return memory_needed(model.facts.shape, load).kv_bytes // spec.context_tokens
+
+
 def _saved_prompts(name: str, version: str, spec: EngineSpec, model: GgufModel | None) -> SavedPrompts | None:
     """What was read of prompts by this engine with this model, on the disk. Blocks."""
     if spec.saves is None or spec.path is None or model is None:
         return None
-    load = Load(spec.context_tokens, 1, spec.cache_type)
-    token_bytes = memory_needed(model.facts.shape, load).kv_bytes // spec.context_tokens
     try:
         key = key_of(spec.path, model.fingerprint, name, version, spec.context_tokens, spec.cache_type)
-        return SavedPrompts.open(spec.saves, spec.saves_bytes, key, token_bytes)
+        return SavedPrompts.open(spec.saves, spec.saves_bytes, key, _token_bytes(spec, model))
     except (OSError, NoDiskRoom) as error:
         why = error.strerror if isinstance(error, OSError) else error
         log.warning(NOT_SAVED, spec.model_id, spec.saves, why)

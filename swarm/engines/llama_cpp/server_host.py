@@ -29,6 +29,7 @@ from swarm.errors import EngineFailed, UnknownArchitecture
 if TYPE_CHECKING:
     from swarm.registry.gguf_header import GgufFacts
 
+OPEN_FILES = "/proc/self/fd"  # where a process finds what it has open, under its number
 PROMPT_CACHE_MIB = 256  # llama.cpp keeps prompts of left slots in RAM; its default, 8 GiB, would surprise a laptop
 HTTP_THREADS_SPARE = 8  # the listener needs one thread per stream, and some for /metrics and /tokenize meanwhile
 # Pooling needs all of a text in one micro-batch. A larger one costs a model that writes memory for logits: 2,048 tokens
@@ -127,6 +128,11 @@ def log_end(log: int, most_bytes: int) -> str:
     if hasattr(os, "pread"):
         return os.pread(log, most_bytes, max(0, size - most_bytes)).decode("utf-8", "replace")
     return ""  # Windows has no such thing
+
+
+def passed_on(spec: EngineSpec) -> tuple[int, ...]:
+    """The open files of this process that one which loads `spec` has open, too, under the same number."""
+    return () if spec.copies is None else (spec.copies,)
 
 
 def order_to_json(spec: EngineSpec, batching: Batching) -> str:

@@ -20,6 +20,7 @@ from swarm.engines.installed import ENGINE_FILE, installed_engines
 from swarm.engines.kept_answers import Answer, kept_answer
 from swarm.engines.llama_cpp.llama_program import why_it_ended
 from swarm.engines.llama_cpp.progress import Limits
+from swarm.engines.llama_cpp.prompt_copies import with_copies
 from swarm.engines.llama_cpp.server_engine import (
     LlamaServerEngine,
     check,
@@ -184,8 +185,9 @@ async def load(
 
 async def _load_in_process(spec: EngineSpec, model: GgufModel | None, limits: Limits | None) -> LlamaServerEngine:
     batching = Batching.of(spec, model and model.facts)
-    running, serving, taken_bytes = await asyncio.to_thread(_start_measured, spec, batching)
-    return await connect(NAME, spec, model, serving, InThisProcess(running, taken_bytes), limits)
+    with with_copies(spec, model) as spec:
+        running, serving, taken_bytes = await asyncio.to_thread(_start_measured, spec, batching)
+        return await connect(NAME, spec, model, serving, InThisProcess(running, taken_bytes), limits)
 
 
 def _start_measured(spec: EngineSpec, batching: Batching) -> tuple[RunningServer, Serving, int | None]:

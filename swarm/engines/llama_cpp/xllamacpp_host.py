@@ -27,6 +27,7 @@ from swarm.engines.llama_cpp.server_host import (
     NGRAM_LEAST,
     NGRAM_MATCH,
     NGRAM_MOST,
+    OPEN_FILES,
     PROMPT_CACHE_MIB,
     WAIT_POLICY,
     Batching,
@@ -115,6 +116,8 @@ def start_server(spec: EngineSpec, batching: Batching | None = None, verbosity: 
     params.cache_idle_slots = False
     if spec.saves is not None:
         params.slot_save_path = f"{spec.saves}{os.sep}"
+    elif spec.copies is not None:
+        params.slot_save_path = f"{OPEN_FILES}/"
     params.embedding = True  # costs nothing while nobody embeds (measured), and one context serves both
     batching = batching or Batching.of(spec, None)
     pooling = batching.pooling or Pooling.MEAN
