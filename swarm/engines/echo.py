@@ -71,7 +71,7 @@ class EchoEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(tools=False, embeddings=True, rerank=True, infill=True)
+        return Capabilities(tools=False, embeddings=True, rerank=True, infill=True, first_temperature=True)
 
     @property
     def computation(self) -> Computation:

@@ -96,7 +96,7 @@ from swarm.routing.preference import (
     with_slots_for,
 )
 from swarm.routing.prefix import Prefixes, prefixes_of
-from swarm.routing.replica_client import Meter, OnServed, ReplicaClient, bare, with_sampling, without_logprobs
+from swarm.routing.replica_client import Meter, OnServed, ReplicaClient, bare, with_samplings, without_logprobs
 from swarm.routing.replicas import (
     SWARM_ALIAS,
     CircuitState,
@@ -675,7 +675,7 @@ class Dispatcher:
             replica, samplings = batch.replica, batch.samplings
             # An upstream's one voter gets the client's own sampling: some models take no other, and it is one vote.
             unchanged = replica.upstream and len(samplings) == 1
-            sampled = request if unchanged else with_sampling(request, samplings[0])
+            sampled = request if unchanged else with_samplings(request, batch)
             if not (hidden and replica.capabilities.logprobs):
                 return self._client.candidates(
                     replica, sampled, len(samplings), deadline, on_event, meter, batch.gives_way
@@ -719,8 +719,7 @@ class Dispatcher:
         best = next((r for r in room if room[r]), None) or next((r for r in room if r.local), None)
         if best is None or not self._router.may_retry(lost, failure.error):
             return None
-        samplings = failure.batch.samplings[: min(failure.missing, room[best] or best.slots)]
-        return replace(failure.batch, replica=best, samplings=samplings)
+        return failure.batch.moved(best, min(failure.missing, room[best] or best.slots))
 
     def single(
         self,

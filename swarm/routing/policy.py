@@ -4,7 +4,8 @@ Pure choices over replicas (their order is `preference.py`'s), what the request 
 does by default, and what was measured of models. A `Plan` has the seats of a ballot, or the order of failover of one
 answer; below it stands how seats become batches, and later waves.
 
-A *batch* is one call to one replica, and its voters share a prefill; so they have one temperature.
+A *batch* is one call to one replica, and its voters share a prefill; so they have one temperature, but for the first
+where the engine can give it its own.
 
 A *party* is what counts as one voter's owner: this node, a member of a paired swarm, or in an open swarm all peers
 behind one address. A peer's share of the seats, whatever it says of itself, is what is left to each where all parties
@@ -536,7 +537,7 @@ def strongest_models(seats: Sequence[Replica], odds: Mapping[str, float] = Mappi
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Voters of one replica that run together: same temperature, one prefill.
+    """Voters of one replica that run together: one prefill, and one temperature but for the first's.
 
     One that `gives_way` is stopped for whoever waits for a worker there: votes that nobody asked for, but the first.
     """
@@ -553,6 +554,18 @@ class Batch:
     @property
     def seats(self) -> tuple[Seat, ...]:
         return tuple((self.replica, sampling) for sampling in self.samplings)
+
+    @property
+    def first_apart(self) -> bool:
+        """Whether the first voter has a temperature of its own."""
+        return self.samplings[0].temperature != self.samplings[-1].temperature
+
+    def moved(self, replica: Replica, seats: int | None = None) -> Batch:
+        """The same voters elsewhere, all or the first `seats`; where one temperature is all there is, the others'."""
+        samplings = self.samplings[:seats]
+        if len(samplings) > 1 and not draws_first_apart(replica):
+            samplings = tuple(replace(sampling, temperature=samplings[-1].temperature) for sampling in samplings)
+        return replace(self, replica=replica, samplings=samplings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -576,11 +589,34 @@ def key_of(replica: Replica) -> ReplicaKey:
 
 
 def batches_of(seats: Iterable[Seat]) -> tuple[Batch, ...]:
-    """The seats by replica, in their order; where a replica gets several temperatures it runs a batch for each."""
-    together: dict[tuple[ReplicaKey, float | None], tuple[Replica, list[SamplingChange]]] = {}
+    """The seats by replica, in their order; where a replica gets several temperatures it runs a batch for each.
+
+    Of two temperatures the first seat alone may have the one: this node's engines that can draw it so make them one
+    batch, if there are slots for all.
+    """
+    together: dict[tuple[ReplicaKey, float | None], Batch] = {}
     for replica, sampling in seats:
-        together.setdefault((key_of(replica), sampling.temperature), (replica, []))[1].append(sampling)
-    return tuple(Batch(replica, tuple(samplings)) for replica, samplings in together.values())
+        at = key_of(replica), sampling.temperature
+        before = together[at].samplings if at in together else ()
+        together[at] = Batch(replica, (*before, sampling))
+    for place in {place for place, _ in together}:
+        batches = [(at, batch) for at, batch in together.items() if at[0] == place]
+        if len(batches) == 2 and can_be_one(batches[0][1], batches[1][1]):
+            (at, first), (later, others) = batches
+            together[at] = Batch(first.replica, first.samplings + others.samplings)
+            del together[later]
+    return tuple(together.values())
+
+
+def can_be_one(first: Batch, others: Batch) -> bool:
+    """Whether one voter and others of the same replica, which have another temperature, may be one batch."""
+    slots = first.replica.slots
+    return len(first.samplings) == 1 and len(others.samplings) < slots and draws_first_apart(first.replica)
+
+
+def draws_first_apart(replica: Replica) -> bool:
+    """Whether the first voter of a batch there can have a temperature of its own: a peer is not told of it."""
+    return replica.local and replica.capabilities.first_temperature
 
 
 def sampled_here_too(seats: Sequence[Replica], samplings: Sequence[SamplingChange]) -> tuple[SamplingChange, ...]:
@@ -660,7 +696,7 @@ def seated_anew(
             chosen.add(place)
             planned[batch.replica.party] -= seats
             planned[places[place].party] += seats
-            seated.append(replace(batch, replica=places[place]))
+            seated.append(batch.moved(places[place]))
             continue
         room = _idle_at_home(batch, places.get(home), own) if idle_only else seats
         if room > 0:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from federation.client import PeerClient
-from swarm.consensus.waves import SamplingChange
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.engine import UNKNOWN_TOKEN_BYTES, Capabilities, refuse_too_long
 from swarm.errors import ContextExceeded, PeerFailed, UpstreamFailed
@@ -33,6 +32,7 @@ from swarm.generation import (
 from swarm.images import in_words
 from swarm.routing.peer_answers import OnEvent, elapsed_ms, peer_candidates, peer_events
 from swarm.routing.poison_pills import PoisonPills, RequestContent
+from swarm.routing.policy import Batch
 from swarm.routing.preference import RoutingReason
 from swarm.routing.replicas import Replica
 from swarm.routing.router import Router
@@ -301,8 +301,11 @@ class Meter:
         return self.missing > 0 and not self._sees
 
 
-def with_sampling(request: GenerationRequest, change: SamplingChange) -> GenerationRequest:
-    return request.model_copy(update={"temperature": change.temperature, "seed": change.seed})
+def with_samplings(request: GenerationRequest, batch: Batch) -> GenerationRequest:
+    """The request for all voters of `batch`."""
+    first, last = batch.samplings[0], batch.samplings[-1]
+    apart = first.temperature if batch.first_apart else None
+    return request.model_copy(update={"temperature": last.temperature, "seed": first.seed, "first_temperature": apart})
 
 
 def without_logprobs(on_event: OnEvent) -> OnEvent:

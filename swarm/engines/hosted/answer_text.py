@@ -137,4 +137,5 @@ def sampling_of(request: GenerationRequest, seed: int) -> JobSampling:
         seed=seed if given is None else given,
         logit_bias=tuple((int(token), value) for token, value in (request.logit_bias or {}).items()),
         top_logprobs=request.top_logprobs if request.logprobs else None,
+        first_temperature=None if request.first_temperature is None else steady_temperature(request.first_temperature),
     )

@@ -86,7 +86,7 @@ class JobSampling:
 
     `top_k` 0, `top_p` 1, `min_p` 0, penalties of 1 (repeat) and 0 (presence, frequency) change nothing. Penalties look
     at the answer and the end of the prompt, `logit_bias` is added to a token's logit. `top_logprobs` is how many of the
-    likeliest tokens are told with each; None: no log-probability is.
+    likeliest tokens are told with each; None: no log-probability is. The first answer has the `first_temperature`.
     """
 
     temperature: float
@@ -99,6 +99,11 @@ class JobSampling:
     seed: int
     logit_bias: tuple[tuple[int, float], ...] = ()
     top_logprobs: int | None = None
+    first_temperature: float | None = None
+
+    def temperature_of(self, choice: int) -> float:
+        """That of answer number `choice`."""
+        return self.temperature if choice or self.first_temperature is None else self.first_temperature
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,7 @@ class HostedEngine:
             embeddings=self._facts.embeds,
             reasoning="<think>" in self._facts.chat_template,
             generates=self._facts.generates,
+            first_temperature=True,
         )
 
     @property

@@ -84,14 +84,15 @@ def _samplers(llama: Any, vocabulary: Vocabulary, sampling: JobSampling, choice:
                 sampling.presence_penalty,
             )
         )
-    if sampling.temperature == 0:
+    temperature = sampling.temperature_of(choice)
+    if temperature == 0:
         return [*made, llama.llama_sampler_init_greedy()]
     return [
         *made,
         llama.llama_sampler_init_top_k(sampling.top_k),
         llama.llama_sampler_init_top_p(sampling.top_p, 1),
         llama.llama_sampler_init_min_p(sampling.min_p, 1),
-        llama.llama_sampler_init_temp(sampling.temperature),
+        llama.llama_sampler_init_temp(temperature),
         llama.llama_sampler_init_dist((sampling.seed + choice) & SEED_MASK),
     ]
 

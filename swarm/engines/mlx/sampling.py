@@ -24,10 +24,11 @@ Processor = Callable[[Array, Array], Array]
 
 def sampler(mx: Any, sample_utils: Any, sampling: JobSampling, choice: int, vocabulary: int) -> Sampler | None:
     """What draws from log-probabilities (1, vocabulary) answer number `choice`; None where the likeliest is taken."""
-    if sampling.temperature <= 0:
+    temperature = sampling.temperature_of(choice)
+    if temperature <= 0:
         return None
     key = mx.random.key((sampling.seed + choice) % 2**64)
-    sharpness = 1.0 / sampling.temperature
+    sharpness = 1.0 / temperature
 
     def drawn(logprobs: Array) -> Array:
         nonlocal key
