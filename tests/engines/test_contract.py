@@ -98,6 +98,22 @@ async def test_candidates_each_finish_once_and_count_their_own_tokens(engine: En
     assert all(finish.usage.completion_tokens > 0 for finish in finishes.values())
 
 
+async def test_the_first_of_several_has_its_own_temperature(engine: Engine) -> None:
+    """A vote's greedy answer is the greedy answer, whoever is drawn beside it."""
+    assert engine.capabilities.first_temperature
+    said = "Tell me about the capital of France, and calculate 12 + 7 - 3. " * 4
+    greedy, _ = await read(engine, chat(said, max_tokens=12))
+    varied = {"max_tokens": 12, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    request = chat(said, temperature=2.0, first_temperature=0.0, **varied)
+    texts, finishes = await read(engine, request, n=SLOTS)
+    assert sorted(finishes) == list(range(SLOTS))
+    assert texts[0] == greedy[0]
+    assert engine.name == "echo" or len(set(texts.values())) > 2
+    turned, _ = await read(engine, chat(said, temperature=0.0, first_temperature=2.0, **varied), n=SLOTS)
+    assert {turned[choice] for choice in range(1, SLOTS)} == {greedy[0]}
+    assert await read(engine, request, n=1) == await read(engine, chat(said, **varied), n=1)
+
+
 async def test_max_tokens_ends_with_length(engine: Engine) -> None:
     _, finishes = await read(engine, chat("Say one two three four five six", max_tokens=2))
     assert finishes[0].reason == "length"

@@ -249,13 +249,14 @@ async def test_a_prompt_asked_again_is_reported_as_cached(engine: LlamaServerEng
     assert longer.cached_tokens > WORDS - 10
 
 
-@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize(("n", "first"), [(1, None), (2, None), (2, 0.5)], ids=["one", "two", "two samplings"])
 async def test_who_leaves_during_a_long_prefill_frees_the_slot_long_before_its_end(
-    engine: LlamaServerEngine, n: int
+    engine: LlamaServerEngine, n: int, first: float | None
 ) -> None:
-    asked = asyncio.create_task(answer(engine, chat(max_tokens=1), n))
+    asked = asyncio.create_task(answer(engine, chat(max_tokens=1, first_temperature=first), n))
     await until_read(engine, asked)
     await cancel_and_wait(asked)
+    assert engine.http.prefill.slots.is_idle
     await until_idle(engine)
     _, (usage,) = await answer(engine, chat(max_tokens=1))
     assert usage.cached_tokens < WORDS / 2, "this much was prefilled for nobody"
