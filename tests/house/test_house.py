@@ -15,7 +15,7 @@ import pytest
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
-MOST_MODULES: Final = 289  # of `swarm/`, without `__init__.py`
+MOST_MODULES: Final = 290  # of `swarm/`, without `__init__.py`
 FRAGMENTS: Final = {  # modules under 30 lines, and why each is a subject of its own
     "swarm/environment.py": "read by the command line before anything heavy is imported",
     "swarm/gateway/http/keys.py": "what handlers of every API find in the application",
@@ -29,7 +29,7 @@ MOST_PASSED: Final = {  # as `benchmarks/walks.py` counts; what is touched depen
     "chat": {"files": 42, "touched": 75, "hand_offs": 82, "generators": 6},
     "mdns": {"files": 17, "touched": 23, "hand_offs": 30, "generators": 0},
     # An engine is chosen among those that are here, and says what it can; a load that takes long says how far it is.
-    "model": {"files": 54, "touched": 66, "hand_offs": 105, "generators": 7},
+    "model": {"files": 54, "touched": 66, "hand_offs": 106, "generators": 7},
 }
 
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from federation.advertisement import Capabilities
 from swarm.consensus.waves import SamplingChange
+from swarm.engines.openai_dialect import request_body
+from swarm.generation import GenerationRequest
 from swarm.routing.policy import (
     MAX_VOTES,
     Batch,
@@ -17,6 +23,7 @@ from swarm.routing.policy import (
     spread,
     strongest_first,
 )
+from swarm.routing.replica_client import with_samplings
 from swarm.routing.replicas import Replica
 from tests.doubles.replicas import replica as nodes_replica
 
@@ -40,6 +47,53 @@ def test_a_replica_runs_one_batch_for_each_temperature() -> None:
     here, there = replica("here"), replica("a")
     seats = [(here, sampling(1, 0.0)), (there, sampling(2)), (here, sampling(3)), (here, sampling(4))]
     assert shown(batches_of(seats)) == [("here", [1]), ("a", [2]), ("here", [3, 4])]
+
+
+@pytest.mark.parametrize(
+    ("temperatures", "batches"),
+    [
+        ((0.0, 0.7, 0.7), [[1, 2, 3]]),
+        ((None, 0.7), [[1, 2]]),
+        ((0.7, 0.7, 0.7), [[1, 2, 3]]),
+        ((0.7, 0.0, 0.7), [[1, 3], [2]]),
+        ((0.0, 0.0, 0.7), [[1, 2], [3]]),
+        ((0.0, 0.7, 1.0), [[1], [2], [3]]),
+        ((0.0, 0.7, 0.7, 0.7, 0.7), [[1], [2, 3, 4, 5]]),  # more than there are slots
+        ((0.0,), [[1]]),
+    ],
+)
+def test_where_the_engine_can_the_first_voter_of_a_batch_has_its_own_temperature(
+    temperatures: tuple[float | None, ...], batches: list[list[int]]
+) -> None:
+    able = replace(replica("here"), capabilities=Capabilities(first_temperature=True))
+    seats = [(able, sampling(seed + 1, temperature)) for seed, temperature in enumerate(temperatures)]
+    assert [seeds for _, seeds in shown(batches_of(seats))] == batches
+    apart = [temperature for _, seeds in shown(batches_of(seats)) for temperature in seeds]
+    assert sorted(apart) == list(range(1, len(temperatures) + 1))
+    of_a_peer = replace(able, url="http://here")
+    each = dict.fromkeys(temperatures)
+    assert len(batches_of([(of_a_peer, change) for _, change in seats])) == len(each)
+
+
+def test_a_request_says_how_the_voters_of_a_batch_are_drawn() -> None:
+    request = GenerationRequest(model="m", prompt="p", temperature=0.0)
+    able = replace(replica("here"), capabilities=Capabilities(first_temperature=True))
+    (batch,) = batches_of([(able, sampling(1, 0.0)), (able, sampling(2))])
+    said = with_samplings(request, batch)
+    assert (said.first_temperature, said.temperature, said.seed) == (0.0, 0.7, 1)
+    assert "first_temperature" not in request_body(said, 2)
+    alone = with_samplings(request, Batch(able, batch.samplings[:1]))
+    assert (alone.first_temperature, alone.temperature) == (None, 0.0)
+
+
+def test_what_moves_to_a_peer_has_one_temperature() -> None:
+    able = replace(replica("here"), capabilities=Capabilities(first_temperature=True))
+    (batch,) = batches_of([(able, sampling(1, 0.0)), (able, sampling(2)), (able, sampling(3))])
+    assert batch.moved(able) == batch
+    moved = batch.moved(replica("a"))
+    assert [change.temperature for change in moved.samplings] == [0.7] * 3
+    assert [change.seed for change in moved.samplings] == [1, 2, 3]
+    assert [change.temperature for change in batch.moved(replica("a"), 1).samplings] == [0.0]
 
 
 def test_a_wave_is_the_beginning_of_the_seats() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from swarm.engines.engine import Engine, EngineSpec
+from swarm.engines.llama_cpp import prompt_copies
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.generation import GenerationRequest
@@ -66,9 +67,20 @@ async def test_the_same_seed_gives_the_same_vote(demo_model: Path, temperature: 
         assert said[0] == said[1]
 
 
-async def test_a_greedy_first_voter_costs_one_more_reading_at_most(demo_model: Path) -> None:
-    """llama.cpp shares a prompt within one call alone, and a call has one temperature."""
+async def test_a_greedy_first_voter_costs_no_reading(demo_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call to llama.cpp has one temperature, and shares its prompt with no other: the prompt is copied."""
+    monkeypatch.setattr(prompt_copies, "copies_pay", lambda *_: True)  # else a matter of what else runs here
     kitchen = Kitchen(demo_model)
     async with kitchen.node, connect(kitchen.node.url) as client:
         await ask(client, temperature=0, seed=1, swarm=VOTES)
-        assert await prompt_tokens_evaluated(kitchen.engine.http) < 2.2 * await prompt_tokens(kitchen)
+        assert await prompt_tokens_evaluated(kitchen.engine.http) < 1.2 * await prompt_tokens(kitchen)
+        assert await busy_slots(kitchen.engine.http) == 0
+
+
+async def test_no_client_says_how_the_first_answer_is_drawn(demo_model: Path) -> None:
+    kitchen = Kitchen(demo_model)
+    async with kitchen.node, connect(kitchen.node.url) as client:
+        fields = {"temperature": 0, "first_temperature": 2, "n": 2, "seed": 3, "swarm": {"strategy": "single"}}
+        reply = await client.chat(messages=[{"role": "user", "content": PROMPT}], max_tokens=8, **fields)
+        said = [choice["message"]["content"] for choice in reply.json["choices"]]
+        assert said[0] == said[1]

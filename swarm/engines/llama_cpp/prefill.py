@@ -24,13 +24,13 @@ import itertools
 import logging
 import time
 from array import array
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from federation.tasks import cancel_and_wait
-from swarm.engines.llama_cpp.prompt_copies import PromptCopies
+from swarm.engines.llama_cpp.prompt_copies import Ask, PromptCopies
 from swarm.engines.llama_cpp.prompt_slots import (
     DISK_SHARE,
     FEW_TOKENS,
@@ -63,8 +63,6 @@ MOVE_BYTES_PER_S = 2e8  # while no speed is measured: a slow disk
 SAVE_AT_END_S = 10.0  # for all that is not on the disk yet
 PAUSE_S = 600.0  # without saves, when one has failed
 NOT_SAVED = (SwarmError, OSError, KeyError, ValueError)  # what may go wrong with it, and is told
-
-Ask = Callable[[str, Mapping[str, Any]], Awaitable[Any]]  # the parsed answer to a POST; raises SwarmError
 
 
 def is_long(request: GenerationRequest) -> bool:
