@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from swarm.evaluation.intervals import Estimate, mean_difference, mean_of, ratio_of_sums, statistic
 from swarm.evaluation.questions import Problem
-from swarm.evaluation.replay import alone, outcome_of, vote
+from swarm.evaluation.replay import held, outcome_of, vote
 from swarm.evaluation.samples import Answered, GradedAnswer, VoteOutcome
 from swarm.generation import Candidate, Usage
 
 Counts = tuple[tuple[int, int], ...]  # (right, wrong) outcomes at each level of agreement
+LevelCount = tuple[int, int, int]  # the level, how many outcomes there are right, and how many wrong
 
 _LEVEL_DECIMALS = 6
 _LIES = {"number": ("987654321", "123456789"), "choice": ("A", "B")}
@@ -50,7 +51,7 @@ def auroc(levels: Iterable[tuple[float, float]]) -> float | None:
 
 def measure_agreement(answered: Sequence[Answered], model: str, k: int, seed: int) -> AgreementSignal:
     """Votes of `k` of `model` on every problem."""
-    return agreement_of(k, [[vote(one, chosen) for chosen in alone(one, model, k, seed)] for one in answered])
+    return agreement_of(k, [[vote(one, chosen) for chosen in held(one, [model], k, seed)] for one in answered])
 
 
 def agreement_of(k: int, outcomes: Sequence[Sequence[VoteOutcome]]) -> AgreementSignal:
@@ -68,17 +69,27 @@ def agreement_of(k: int, outcomes: Sequence[Sequence[VoteOutcome]]) -> Agreement
 
 
 def _auroc_of(counts: Sequence[Counts], levels: int) -> Estimate | None:
-    rows = [[(at, right, wrong) for at, (right, wrong) in enumerate(row) if right or wrong] for row in counts]
+    return area([[(at, right, wrong) for at, (right, wrong) in enumerate(row)] for row in counts], levels)
+
+
+def area(rows: Sequence[Sequence[LevelCount]], levels: int) -> Estimate | None:
+    """The area under the curve, with its interval, of each problem's outcomes; None without right and wrong ones."""
+    told = [[entry for entry in row if entry[1] or entry[2]] for row in rows]
 
     def compute(chosen: Sequence[int]) -> float | None:
-        right, wrong = [0] * levels, [0] * levels
-        for problem in chosen:
-            for at, more_right, more_wrong in rows[problem]:
-                right[at] += more_right
-                wrong[at] += more_wrong
-        return auroc(zip(right, wrong, strict=True))
+        return auroc(summed(told, chosen, levels))
 
-    return None if compute(range(len(rows))) is None else statistic(len(rows), compute)
+    return None if compute(range(len(told))) is None else statistic(len(told), compute)
+
+
+def summed(rows: Sequence[Sequence[LevelCount]], chosen: Iterable[int], levels: int) -> Iterable[tuple[float, float]]:
+    """(right, wrong) at each level, over the problems `chosen`."""
+    right, wrong = [0] * levels, [0] * levels
+    for problem in chosen:
+        for at, more_right, more_wrong in rows[problem]:
+            right[at] += more_right
+            wrong[at] += more_wrong
+    return zip(right, wrong, strict=True)
 
 
 def _level(outcome: VoteOutcome) -> float:
@@ -132,11 +143,11 @@ def measure_liars(answered: Sequence[Answered], model: str, k: int, counts: Sequ
         lie = lie_about(one.problem)
         if lie is None:
             return None
-        chosen = list(alone(one, model, k, seed))
+        chosen = list(held(one, [model], k, seed))
         honest.append(_share([vote(one, answers).right for answers in chosen]))
         for count in counts:
             votes = (with_liars(answers, lie, count) for answers in chosen)
-            lied[count].append(_share([outcome_of(one.question, answers).right for answers in votes]))
+            lied[count].append(_share([outcome_of(one.question, answers, seated=True).right for answers in votes]))
     lost = {count: mean_difference(lied[count], honest) for count in counts}
     return Liars(k, mean_of(honest), lost)
 

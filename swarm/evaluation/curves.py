@@ -1,62 +1,79 @@
-"""Accuracy against the number of votes, with the four baselines that a vote has to beat."""
+"""Accuracy against the number of votes, of one model and of several, with the baselines that a vote has to beat."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from swarm.consensus.options import Strategy
 from swarm.evaluation.intervals import Estimate, mean_difference, mean_of
-from swarm.evaluation.replay import alone, together, vote, weighted_scores
+from swarm.evaluation.replay import deal, greedy_seats, halves, held, measured, plain, vote, weighted_vote
 from swarm.evaluation.samples import Answered, GradedAnswer
 
-VOTES = (1, 2, 3, 5, 7, 9, 11, 15, 21, 31)
+VOTES = (1, 2, 3, 5, 7, 9, 15, 21, 31)
+USUAL_VOTES = 5  # a node's default: what is reported wherever one number of votes has to stand for all
 
 Scores = tuple[float, ...]  # for each problem the share of right outcomes, 0..1
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One model alone, by the number of votes: how often its vote is right, and by how much more than one sample.
+    """One model alone, by the number of votes, each held as a node holds it: how often it is right.
 
-    `any_of` is how often at least one of as many samples is right; `tokens` what a sample costs on average.
+    `one` is a sample, `plain` a vote of samples without the greedy answer, `confident` the vote under that strategy
+    (None where the endpoint gave no log-probabilities), `any_of` how often any of the answers is right. `tokens`:
+    what a sample costs on average, and `greedy_tokens` the greedy answer.
     """
 
     model: str
     tokens: float
+    greedy_tokens: float
     greedy: Estimate
+    one: Estimate
     votes: Mapping[int, Estimate]
     over_one: Mapping[int, Estimate]
     over_greedy: Mapping[int, Estimate]
+    plain: Mapping[int, Estimate]
+    confident: Mapping[int, Estimate] | None
     any_of: Mapping[int, Estimate]
 
-    @property
-    def one(self) -> Estimate:
-        return self.votes[1]
+    def spent(self, k: int) -> float:
+        """The tokens that `k` votes cost on average."""
+        return self.greedy_tokens + (k - 1) * self.tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """What a vote of several models gains over the best of them alone: with as many votes, and with as many tokens.
+    """What `votes` of several models gain over the best of them alone, the greedy answer of each being among them.
 
-    `weighted`: the same as `equal_votes` under measured weights; None where there are too few problems to measure any.
+    `weighted`: under measured weights; None where there are too few problems to measure any. `equal_tokens`: over as
+    many votes of the best as cost the same.
     """
 
     votes: int
-    equal_votes: Estimate
+    right: Estimate
+    over_best: Estimate
+    over_greedy: Estimate
     weighted: Estimate | None
+    weighted_over_best: Estimate | None
+    weighted_over_greedy: Estimate | None
     equal_tokens_votes: int
     equal_tokens: Estimate
+    any_of: Estimate
+    tokens: float
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Several models voting together, against the one of them whose own vote is right most often."""
+    """Several models voting together, against the best of them. Which one that is, the other half of the problems says.
+
+    `best`: for each half.
+    """
 
     models: tuple[str, ...]
-    best: str
-    votes: Mapping[int, Estimate]
-    any_of: Mapping[int, Estimate]
+    best: tuple[str, str]
     against: tuple[Against, ...]
 
 
@@ -65,14 +82,16 @@ def vote_counts(samples: int) -> tuple[int, ...]:
     return tuple(sorted({*(k for k in VOTES if k <= samples), samples}))
 
 
-def scores_alone(answered: Sequence[Answered], model: str, k: int, seed: int) -> Scores:
-    """How often a vote of `k` samples of `model` is right, problem by problem."""
-    return tuple(_right_share(one, alone(one, model, k, seed)) for one in answered)
+def scores_alone(
+    answered: Sequence[Answered], model: str, k: int, seed: int, strategy: Strategy | None = None
+) -> Scores:
+    """How often a vote of `k` of `model` is right, problem by problem."""
+    return tuple(_right_share(one, held(one, [model], k, seed), strategy) for one in answered)
 
 
-def scores_together(answered: Sequence[Answered], models: Sequence[str], k: int, seed: int) -> Scores:
-    """The same for `k` samples dealt over `models`."""
-    return tuple(_right_share(one, together(one, models, k, seed)) for one in answered)
+def scores_plain(answered: Sequence[Answered], model: str, k: int, seed: int) -> Scores:
+    """The same for `k` samples, the greedy answer not among them."""
+    return tuple(_right_share(one, plain(one, model, k, seed)) for one in answered)
 
 
 def any_right(right: int, samples: int, k: int) -> float:
@@ -80,70 +99,120 @@ def any_right(right: int, samples: int, k: int) -> float:
     return 1 - math.comb(samples - right, k) / math.comb(samples, k)
 
 
-def any_scores(answered: Sequence[Answered], models: Sequence[str], k: int) -> Scores:
-    """The most that any way to choose among `k` samples, dealt over `models`, could be right."""
-    shares: list[float] = []
-    for one in answered:
-        missed = 1.0
-        for at, model in enumerate(models):
-            answers = one.samples[model]
-            mine = k // len(models) + (at < k % len(models))
-            missed *= 1 - any_right(sum(answer.right for answer in answers), len(answers), mine)
-        shares.append(1 - missed)
-    return tuple(shares)
+def any_score(one: Answered, models: Sequence[str], k: int) -> float:
+    """The most that any way to choose among `k` votes of `models`, the strongest first, could be right."""
+    seats = deal(models, k)
+    missed = 1.0
+    sampled: Counter[str] = Counter()
+    for model, greedy in zip(seats, greedy_seats(seats), strict=True):
+        if not greedy:
+            sampled[model] += 1
+        elif one.greedy[model].right:
+            return 1.0
+    for model, count in sampled.items():
+        answers = one.samples[model]
+        missed *= 1 - any_right(sum(answer.right for answer in answers), len(answers), count)
+    return 1 - missed
 
 
 def measure_member(answered: Sequence[Answered], model: str, ks: Sequence[int], seed: int) -> Member:
-    """Everything about `model` alone; `ks` begins with 1."""
+    """Everything about `model` alone."""
     samples = [answer for one in answered for answer in one.samples[model]]
     greedy = [float(one.greedy[model].right) for one in answered]
+    one_sample = scores_plain(answered, model, 1, seed)
     scores = {k: scores_alone(answered, model, k, seed) for k in ks}
+    sure = all(one.knows_confidence for one in answered)
     return Member(
         model=model,
         tokens=sum(answer.tokens for answer in samples) / len(samples),
+        greedy_tokens=sum(one.greedy[model].tokens for one in answered) / len(answered),
         greedy=mean_of(greedy),
+        one=mean_of(one_sample),
         votes={k: mean_of(scores[k]) for k in ks},
-        over_one={k: mean_difference(scores[k], scores[1]) for k in ks},
+        over_one={k: mean_difference(scores[k], one_sample) for k in ks},
         over_greedy={k: mean_difference(scores[k], greedy) for k in ks},
-        any_of={k: mean_of(any_scores(answered, [model], k)) for k in ks},
+        plain={k: mean_of(scores_plain(answered, model, k, seed)) for k in ks},
+        confident={k: mean_of(scores_alone(answered, model, k, seed, Strategy.CONFIDENT)) for k in ks}
+        if sure
+        else None,
+        any_of={k: mean_of([any_score(one, [model], k) for one in answered]) for k in ks},
     )
 
 
 def measure_pool(answered: Sequence[Answered], members: Sequence[Member], seed: int) -> Pool:
-    """All `members` (two or more) together. The best is chosen on the same problems: that flatters it, not the pool."""
+    """All `members` (two or more) together, their seats dealt in the order in which the other half has them."""
     models = tuple(member.model for member in members)
-    ks = tuple(members[0].votes)
-    best = max(members, key=lambda member: (member.votes[ks[-1]].value, member.greedy.value))
-    scores = {k: scores_together(answered, models, k, seed) for k in ks}
-    tokens = sum(member.tokens for member in members) / len(members)
+    ks = [k for k in members[0].votes if k > 1]
+    orders = [in_order(half, models, min(USUAL_VOTES, max(ks)), seed) for half in halves(answered)]
+    known = [measured(half, models) for half in halves(answered)] if len(answered) > 1 else None
+    tokens = {member.model: member for member in members}
+    alone = {(model, k): scores_alone(answered, model, k, seed) for model in models for k in ks}
+    best = [orders[at % 2][0] for at in range(len(answered))]
+    greedy = [float(one.greedy[model].right) for one, model in zip(answered, best, strict=True)]
+
+    def of_best(k: int) -> list[float]:
+        return [alone[model, k][at] for at, model in enumerate(best)]
+
+    def of_all(k: int, right: Callable[[int, Answered, Sequence[GradedAnswer]], bool]) -> list[float]:
+        return [
+            _mean([right(at % 2, one, answers) for answers in held(one, orders[at % 2], k, seed)])
+            for at, one in enumerate(answered)
+        ]
+
     against: list[Against] = []
-    for k in (k for k in ks if k % len(models) == 0):
-        same_cost = equal_tokens_votes(k, tokens, best.tokens, ks[-1])
-        alone_of_best = scores_alone(answered, best.model, k, seed)
-        weighted = weighted_scores(answered, models, k, seed) if len(answered) > 1 else None
+    for k in ks:
+        scores = of_all(k, lambda _, one, answers: vote(one, answers).right)
+        weighted = None
+        if known is not None:
+            weighted = of_all(k, lambda half, one, answers: weighted_vote(one, answers, known[half]).right)
+        spent = _mean([pool_tokens(orders[0], tokens, k), pool_tokens(orders[1], tokens, k)])
+        same_cost = equal_tokens_votes(spent, tokens[orders[0][0]], ks)
         against.append(
             Against(
                 votes=k,
-                equal_votes=mean_difference(scores[k], alone_of_best),
-                weighted=None if weighted is None else mean_difference(weighted, alone_of_best),
+                right=mean_of(scores),
+                over_best=mean_difference(scores, of_best(k)),
+                over_greedy=mean_difference(scores, greedy),
+                weighted=None if weighted is None else mean_of(weighted),
+                weighted_over_best=None if weighted is None else mean_difference(weighted, of_best(k)),
+                weighted_over_greedy=None if weighted is None else mean_difference(weighted, greedy),
                 equal_tokens_votes=same_cost,
-                equal_tokens=mean_difference(scores[k], scores_alone(answered, best.model, same_cost, seed)),
+                equal_tokens=mean_difference(scores, of_best(same_cost)),
+                any_of=mean_of([any_score(one, orders[at % 2], k) for at, one in enumerate(answered)]),
+                tokens=spent,
             )
         )
-    return Pool(
-        models=models,
-        best=best.model,
-        votes={k: mean_of(scores[k]) for k in ks},
-        any_of={k: mean_of(any_scores(answered, models, k)) for k in ks},
-        against=tuple(against),
+    return Pool(models, (orders[0][0], orders[1][0]), tuple(against))
+
+
+def in_order(answered: Sequence[Answered], models: Sequence[str], k: int, seed: int) -> list[str]:
+    """`models`, the one first whose vote of `k` is right most often; then by the greedy answer, then as given."""
+
+    def share(model: str) -> tuple[float, float]:
+        greedy = _mean([one.greedy[model].right for one in answered])
+        return -_mean(scores_alone(answered, model, k, seed)), -greedy
+
+    return sorted(models, key=share)
+
+
+def pool_tokens(models: Sequence[str], members: Mapping[str, Member], k: int) -> float:
+    """What `k` votes of `models` cost on average."""
+    seats = deal(models, k)
+    firsts = greedy_seats(seats)
+    return math.fsum(
+        members[model].greedy_tokens if greedy else members[model].tokens
+        for model, greedy in zip(seats, firsts, strict=True)
     )
 
 
-def equal_tokens_votes(k: int, pool_tokens: float, best_tokens: float, samples: int) -> int:
-    """How many votes of the best model cost what `k` votes of the pool do: at least one, at most what was drawn."""
-    return max(1, min(samples, round(k * pool_tokens / best_tokens))) if best_tokens else min(k, samples)
+def equal_tokens_votes(tokens: float, best: Member, ks: Sequence[int]) -> int:
+    """Which of `ks` votes of the best model cost about as many tokens."""
+    return min(ks, key=lambda k: (abs(best.spent(k) - tokens), k))
 
 
-def _right_share(one: Answered, chosen: Iterable[Sequence[GradedAnswer]]) -> float:
-    rights = [vote(one, answers).right for answers in chosen]
-    return sum(rights) / len(rights)
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _right_share(one: Answered, chosen: Iterable[Sequence[GradedAnswer]], strategy: Strategy | None = None) -> float:
+    return _mean([vote(one, answers, strategy).right for answers in chosen])

@@ -1,15 +1,15 @@
 """What the unbeatable-lead stop and the first wave save, replayed: every vote once in full, and once as it would stop.
 
-A vote of k asks floor(k/2)+1 seats first, the fewest that can decide it, and the rest as soon as those can no longer
-decide it alone. (A node also asks the rest when one is late; that is a matter of seconds, and not replayed here.) Two
-clocks: by `chance` any seat may be the first, as over a network; in `steps` each seat takes its own answer's tokens, as
-in one engine that runs all of them together, which tells what is saved in tokens and in time. The same without a first
-wave, everybody asked at once, shows what the waves themselves save and cost.
+A vote of k asks floor(k/2)+1 seats first, the greedy one among them: the fewest that can decide it. The rest are asked
+as soon as those can no longer decide it alone. (A node also asks the rest when one is late; that is a matter of
+seconds, and not replayed here.) Two clocks: by `chance` any seat may be the first, as over a network; in `steps` each
+seat takes its own answer's tokens, as in one engine that runs all of them together, which tells what is saved in tokens
+and in time. The same without a first wave, everybody asked at once, shows what the waves themselves save and cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -18,7 +18,7 @@ from swarm.consensus.tally import is_settled, tally
 from swarm.consensus.waves import first_wave, may_decide_alone
 from swarm.consensus.weights import EQUAL
 from swarm.evaluation.intervals import Estimate, mean_of, ratio_of_sums
-from swarm.evaluation.replay import alone, dice_for
+from swarm.evaluation.replay import dice_for, held, places_of
 from swarm.evaluation.samples import Answered, GradedAnswer
 
 REPLAYS = 5  # of each problem on each clock
@@ -58,6 +58,7 @@ def stop_vote(
     Without `waves` all are asked at once.
     """
     models = [answer.candidate.model for answer in answers]
+    places = places_of(answers)
     started = dict.fromkeys(range(first_wave(models, EQUAL) if waves else len(models)), 0.0)
     waiting = list(range(len(started), len(answers)))
     arrived: list[int] = []
@@ -67,7 +68,7 @@ def stop_vote(
         seat = min(running, key=lambda seat: (started[seat] + takes[seat], seat))
         now = started[seat] + takes[seat]
         arrived.append(seat)
-        counted = tally(question, [answers[seat].candidate for seat in arrived])
+        counted = tally(question, [answers[seat].candidate for seat in arrived], places=places)
         out, held = [models[other] for other in running if other != seat], [models[other] for other in waiting]
         if is_settled(counted, out + held):
             break
@@ -87,12 +88,20 @@ def stop_vote(
 
 def same_answer(question: Question, some: Sequence[GradedAnswer], everybody: Sequence[GradedAnswer]) -> bool:
     """Whether the vote of `some` and the vote of `everybody` chose answers that the product takes for the same."""
-    early = tally(question, [answer.candidate for answer in some])
-    full = tally(question, [answer.candidate for answer in everybody])
+    places = places_of(everybody)
+    early = tally(question, [answer.candidate for answer in some], places=places)
+    full = tally(question, [answer.candidate for answer in everybody], places=places)
     if early.winner is None or full.winner is None:
         return early.winner is full.winner
     agreeing = {ballot.candidate.voter for ballot in full.groups[0].ballots}
     return early.kind == full.kind and early.winner.voter in agreeing
+
+
+def in_any_order(one: Answered, model: str, k: int, seed: int) -> Iterator[list[GradedAnswer]]:
+    """Votes of `k`, the seats behind the first in any order: where few subsets are all taken, these are sorted."""
+    dice = dice_for(seed, one.problem.key, "seats", k)
+    for first, *others in held(one, [model], k, seed):
+        yield [first, *dice.sample(others, k - 1)]
 
 
 def measure_stop(answered: Sequence[Answered], model: str, k: int, waves: bool, seed: int) -> EarlyStop:
@@ -101,7 +110,7 @@ def measure_stop(answered: Sequence[Answered], model: str, k: int, waves: bool, 
     chance, steps = _Totals(), _Totals()
     for one in answered:
         dice = dice_for(seed, one.problem.key, "arrivals", k)
-        orders = [dice.sample(answers, k) for answers in islice(alone(one, model, k, seed), REPLAYS)]
+        orders = list(islice(in_any_order(one, model, k, seed), REPLAYS))
         by_chance = [stop_vote(one.question, votes, [dice.expovariate(1) for _ in votes], waves) for votes in orders]
         by_steps = [stop_vote(one.question, votes, [float(a.tokens) for a in votes], waves) for votes in orders]
         replayed += 2 * len(orders)

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 
 from swarm.consensus.options import Kind
 from swarm.evaluation.agreement import AgreementSignal, Liars, measure_agreement, measure_liars
-from swarm.evaluation.curves import Member, Pool, measure_member, measure_pool, vote_counts
+from swarm.evaluation.curves import USUAL_VOTES, Member, Pool, measure_member, measure_pool, vote_counts
 from swarm.evaluation.early_stop import EarlyStop, measure_stop
 from swarm.evaluation.questions import QuestionSet
+from swarm.evaluation.race import MOST_VOTES, Races, measure_races
 from swarm.evaluation.replay import measured
 from swarm.evaluation.samples import Answered
+from swarm.evaluation.signals import Signals, measure_signals
 from swarm.registry.weights_file import Measurements
 
-USUAL_VOTES = 5  # a node's default: what is reported wherever one number of votes has to stand for all
 STOPPED_VOTES = (5, 9)
 LIARS = (1, 2)
 
@@ -35,9 +36,11 @@ class Findings:
     kinds: Mapping[Kind, int]
     members: tuple[Member, ...]
     pool: Pool | None
+    signals: tuple[Signals, ...]
+    races: Races
     stops: tuple[EarlyStop, ...]
     liars: Liars | None
-    trust: tuple[AgreementSignal, ...]
+    trust: AgreementSignal
     measured: Measurements
 
     @property
@@ -60,6 +63,8 @@ def measure(questions: QuestionSet, answered: Sequence[Answered], models: Sequen
         kinds=dict(Counter(one.problem.kind for one in answered)),
         members=members,
         pool=measure_pool(answered, members, seed) if len(members) > 1 else None,
+        signals=tuple(measure_signals(answered, model, usual, samples, seed) for model in models),
+        races=measure_races(answered, main, min(MOST_VOTES, samples), seed),
         stops=tuple(
             measure_stop(answered, main, k, waves, seed)
             for k in STOPPED_VOTES
@@ -67,6 +72,6 @@ def measure(questions: QuestionSet, answered: Sequence[Answered], models: Sequen
             for waves in (True, False)
         ),
         liars=measure_liars(answered, main, USUAL_VOTES, LIARS, seed) if samples >= USUAL_VOTES else None,
-        trust=tuple(measure_agreement(answered, main, k, seed) for k in sorted({usual, samples})),
+        trust=measure_agreement(answered, main, usual, seed),
         measured=measured(answered, models),
     )

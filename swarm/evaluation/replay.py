@@ -1,6 +1,9 @@
 """Votes held again over samples that were drawn once, counted by the product's own tally.
 
-Measured weights are tried on problems that they were not measured on: each half of the problems weighs the other.
+A vote of k is held as a node holds it: seats are dealt over the models in turn, the first of each has its greedy
+answer, the others samples, and a tie goes to the first seat. A plain vote has samples alone: a baseline. Whatever is
+measured to choose by (weights, the best model) is tried on problems that it was not measured on: each half decides for
+the other.
 """
 
 from __future__ import annotations
@@ -9,11 +12,15 @@ import hashlib
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 
+from swarm.consensus.answers import Flaw
 from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
-from swarm.consensus.verdict import decide
+from swarm.consensus.reading import read
+from swarm.consensus.strategies import Place
+from swarm.consensus.verdict import Verdict, decide
 from swarm.consensus.weights import EQUAL, VoterWeights, ballot_weights
 from swarm.evaluation.samples import Answered, GradedAnswer, VoteOutcome
 from swarm.registry.weights_file import Measured, Measurements
@@ -21,24 +28,100 @@ from swarm.registry.weights_file import Measured, Measurements
 FEW = 20  # up to so many subsets are all taken
 SUBSETS = 10  # of each problem's samples: more narrows nothing, since what differs most are the problems
 
+_WORDS, _FLAWED = "words", "flawed"
+_FIRST_SEAT: Place = (0, "")
+_OTHER_SEAT: Place = (1, "")
 
-def vote(one: Answered, answers: Sequence[GradedAnswer]) -> VoteOutcome:
-    """The outcome of a full vote over some of the answers to one problem."""
-    voters = frozenset(answer.candidate.voter for answer in answers)
-    outcome = one.outcomes.get(voters)
+
+def vote(one: Answered, answers: Sequence[GradedAnswer], strategy: Strategy | None = None) -> VoteOutcome:
+    """The outcome of a full vote over some of the answers to one problem, given in the order of their seats."""
+    question, seated = one.under(strategy), _is_held(one, answers)
+    key = question.strategy, seated, what_counts(question, answers, seated=seated)
+    outcome = one.outcomes.get(key)
     if outcome is None:
-        outcome = one.outcomes[voters] = outcome_of(one.question, answers)
+        outcome = one.outcomes[key] = outcome_of(question, answers, seated=seated)
     return outcome
 
 
-def outcome_of(question: Question, answers: Sequence[GradedAnswer], weights: VoterWeights = EQUAL) -> VoteOutcome:
-    """What the product decides when exactly these have answered."""
-    candidates = [answer.candidate for answer in answers]
-    asked = len(candidates)
-    verdict = decide(question, candidates, asked=asked, wanted=asked, stopped_by="all_in", weights=weights)
+def weighted_vote(one: Answered, answers: Sequence[GradedAnswer], known: Measurements) -> VoteOutcome:
+    """The outcome under the weights that `known` gives; who has none, is not asked."""
+    weights = ballot_weights(Strategy.WEIGHTED, known, [answer.candidate.model for answer in answers])
+    asked = [answer for answer in answers if weights.of(answer.candidate.model, one.problem.kind) > 0]
+    return outcome_of(one.question, asked, weights, seated=True)
+
+
+def outcome_of(
+    question: Question, answers: Sequence[GradedAnswer], weights: VoterWeights = EQUAL, *, seated: bool = False
+) -> VoteOutcome:
+    """What the product decides when exactly these have answered. `seated`: the first of them has the first seat."""
+    verdict = verdict_on(question, answers, weights, seated=seated)
     winner = None if verdict.winner is None else verdict.winner.voter
     right = any(answer.right for answer in answers if answer.candidate.voter == winner)
     return VoteOutcome(right, verdict.agreement or 0.0)
+
+
+def verdict_on(
+    question: Question, answers: Sequence[GradedAnswer], weights: VoterWeights = EQUAL, *, seated: bool = False
+) -> Verdict:
+    """The product's verdict when exactly these have answered."""
+    asked = len(answers)
+    return decide(
+        question,
+        [answer.candidate for answer in answers],
+        asked=asked,
+        wanted=asked,
+        stopped_by="all_in",
+        weights=weights,
+        places=places_of(answers) if seated else {},
+    )
+
+
+def places_of(answers: Sequence[GradedAnswer]) -> dict[str, Place]:
+    """Whose place goes first in a tie: the first one's."""
+    return {answer.candidate.voter: _OTHER_SEAT if seat else _FIRST_SEAT for seat, answer in enumerate(answers)}
+
+
+def what_counts(question: Question, answers: Sequence[GradedAnswer], *, seated: bool) -> Hashable:
+    """The same for two votes that must end alike: all that the tally sees of them but names, where that can be told.
+
+    Calls and final answers are counted by what they say. Who has them matters where a tie is settled by names (which
+    say nothing of an answer), where prose may win, or where not all confidences differ: there the voters are the key.
+    """
+    told = [_as_counted(question, answer) for answer in answers]
+    words = sum(sort == _WORDS for sort in told)
+    valid = sum(sort != _FLAWED for sort in told)
+    sure = question.strategy == Strategy.CONFIDENT
+    confidences = {answer.candidate.confidence for answer in answers}
+    ranked = len(confidences) == len(answers) and None not in confidences
+    if None in told or 2 * words >= valid or (sure and not (ranked and _of_one_model(answers))):
+        return frozenset(answer.candidate.voter for answer in answers)
+    if sure:
+        order = sorted(range(len(answers)), key=lambda seat: answers[seat].candidate.confidence or 0.0)
+        return tuple((told[seat], seated and seat == 0) for seat in order)
+    return told[0] if seated else None, frozenset(Counter(told).items())
+
+
+def _as_counted(question: Question, answer: GradedAnswer) -> Hashable:
+    """What an answer says, and whether that is right; None where several things in it may be counted."""
+    reading = read(question, answer.candidate)
+    if isinstance(reading, Flaw):
+        return _FLAWED
+    if reading.call is not None:
+        return reading.call.key, answer.right
+    if reading.cut or reading.json is not None or reading.code is not None:
+        return None
+    if question.tools or reading.final is None:
+        return _WORDS
+    return (reading.final.key, answer.right) if question.wants_final_answer else None
+
+
+def _is_held(one: Answered, answers: Sequence[GradedAnswer]) -> bool:
+    """Whether the first of them is its model's greedy answer."""
+    return bool(answers) and answers[0] is one.greedy.get(answers[0].candidate.model)
+
+
+def _of_one_model(answers: Sequence[GradedAnswer]) -> bool:
+    return len({answer.candidate.model for answer in answers}) == 1
 
 
 def dice_for(seed: int, *about: object) -> random.Random:
@@ -55,26 +138,48 @@ def subsets(pool: Sequence[GradedAnswer], k: int, dice: random.Random) -> Iterat
         yield dice.sample(pool, k)
 
 
-def mixed_subsets(pools: Sequence[Sequence[GradedAnswer]], k: int, dice: random.Random) -> Iterator[list[GradedAnswer]]:
-    """Random subsets of `k` answers, dealt over the pools in turn as seats are dealt over nodes.
+def deal(models: Sequence[str], k: int) -> list[str]:
+    """The model of each of `k` seats: over all of `models` in turn, the strongest first."""
+    return [models[seat % len(models)] for seat in range(k)]
 
-    Where `k` is no multiple of the number of pools, chance decides who has one more.
-    """
+
+def held(one: Answered, models: Sequence[str], k: int, seed: int) -> Iterator[list[GradedAnswer]]:
+    """Votes of `k` by one model or several, as a node holds them: the answers in the order of their seats."""
+    seats = deal(models, k)
+    firsts = greedy_seats(seats)
+    sampled = Counter(model for model, greedy in zip(seats, firsts, strict=True) if not greedy)
+    for chosen in _samples_of_each(one, sampled, dice_for(seed, one.problem.key, *models, k)):
+        yield [
+            one.greedy[model] if greedy else chosen[model].pop() for model, greedy in zip(seats, firsts, strict=True)
+        ]
+
+
+def greedy_seats(models: Sequence[str]) -> list[bool]:
+    """Which seats, given by their models, have their model's greedy answer."""
+    return [model not in models[:seat] for seat, model in enumerate(models)]
+
+
+def _samples_of_each(
+    one: Answered, wanted: Mapping[str, int], dice: random.Random
+) -> Iterator[dict[str, list[GradedAnswer]]]:
+    """So many samples of each model: every way to take them where those are few, else some at random."""
+    pools = [(model, one.samples[model], count) for model, count in wanted.items()]
+    if math.prod(math.comb(len(pool), count) for _, pool, count in pools) <= FEW:
+        ways = [[(model, way) for way in itertools.combinations(pool, count)] for model, pool, count in pools]
+        yield from ({model: list(way) for model, way in chosen} for chosen in itertools.product(*ways))
+        return
     for _ in range(SUBSETS):
-        order = dice.sample(range(len(pools)), len(pools))
-        seats = [order[seat % len(pools)] for seat in range(k)]
-        yield [answer for at in order for answer in dice.sample(pools[at], seats.count(at))]
+        yield {model: dice.sample(pool, count) for model, pool, count in pools}
 
 
-def alone(answered: Answered, model: str, k: int, seed: int) -> Iterator[list[GradedAnswer]]:
-    """The subsets of one model's answers to one problem."""
-    return subsets(answered.samples[model], k, dice_for(seed, answered.problem.key, model, k))
+def plain(one: Answered, model: str, k: int, seed: int) -> Iterator[list[GradedAnswer]]:
+    """Subsets of `k` samples of one model, without its greedy answer."""
+    return subsets(one.samples[model], k, dice_for(seed, one.problem.key, model, k))
 
 
-def together(answered: Answered, models: Sequence[str], k: int, seed: int) -> Iterator[list[GradedAnswer]]:
-    """The subsets of several models' answers to one problem."""
-    pools = [answered.samples[model] for model in models]
-    return mixed_subsets(pools, k, dice_for(seed, answered.problem.key, *models, k))
+def halves(answered: Sequence[Answered]) -> tuple[Sequence[Answered], Sequence[Answered]]:
+    """For the problems at even and at odd places, those to choose by: the others; a lone problem has to do itself."""
+    return answered[1::2] or answered, answered[::2]
 
 
 def measured(answered: Sequence[Answered], models: Sequence[str]) -> Measurements:
@@ -93,17 +198,3 @@ def measured(answered: Sequence[Answered], models: Sequence[str]) -> Measurement
         }
         for model in models
     }
-
-
-def weighted_scores(answered: Sequence[Answered], models: Sequence[str], k: int, seed: int) -> tuple[float, ...]:
-    """How often `k` samples dealt over `models` are right under weights that the other half of the problems gave."""
-    halves = [measured(answered[1::2], models), measured(answered[::2], models)]
-    shares: list[float] = []
-    for at, one in enumerate(answered):
-        rights: list[bool] = []
-        for answers in together(one, models, k, seed):
-            weights = ballot_weights(Strategy.WEIGHTED, halves[at % 2], [answer.candidate.model for answer in answers])
-            asked = [answer for answer in answers if weights.of(answer.candidate.model, one.problem.kind) > 0]
-            rights.append(outcome_of(one.question, asked, weights).right)
-        shares.append(sum(rights) / len(rights))
-    return tuple(shares)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import TextIOWrapper
@@ -88,17 +88,30 @@ class VoteOutcome:
 class Answered:
     """One problem with every model's samples, as many of each, and their greedy answers.
 
-    `question` is what votes on it are counted by. It remembers how each answer reads, and `outcomes` (by voters' names)
-    what each vote decided, so that nothing is computed twice.
+    `question` is what votes on it are counted by, unless another strategy is named. It remembers how each answer reads,
+    and `outcomes` what each vote decided, so that nothing is computed twice.
     """
 
     problem: Problem
     question: Question
     samples: Mapping[str, tuple[GradedAnswer, ...]]
     greedy: Mapping[str, GradedAnswer]
-    outcomes: dict[frozenset[str], VoteOutcome] = field(
-        default_factory=dict[frozenset[str], "VoteOutcome"], init=False, repr=False
-    )
+    outcomes: dict[Hashable, VoteOutcome] = field(default_factory=dict[Hashable, "VoteOutcome"], init=False, repr=False)
+    _others: dict[Strategy, Question] = field(default_factory=dict[Strategy, "Question"], init=False, repr=False)
+
+    def under(self, strategy: Strategy | None) -> Question:
+        """The question with answers chosen by `strategy`; None: as the run has it."""
+        if strategy is None or strategy == self.question.strategy:
+            return self.question
+        if strategy not in self._others:
+            self._others[strategy] = self.problem.question(strategy)
+        return self._others[strategy]
+
+    @property
+    def knows_confidence(self) -> bool:
+        """Whether every answer has one: the endpoint gave log-probabilities."""
+        answers = [*self.greedy.values(), *(answer for several in self.samples.values() for answer in several)]
+        return all(answer.candidate.confidence is not None for answer in answers)
 
 
 @dataclass(frozen=True, slots=True)
