@@ -241,7 +241,6 @@ def publish(options: BenchOptions, findings: Sequence[Findings], notes: Sequence
         source="embedded models, each behind a node" if options.embedded else options.url,
         strategy=options.strategy,
         seed=options.seed,
-        embedded=options.embedded,
         notes=tuple(notes),
     )
     plots: dict[str, str] = {}

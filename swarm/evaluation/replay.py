@@ -112,7 +112,7 @@ def _as_counted(question: Question, answer: GradedAnswer) -> Hashable:
         return None
     if question.tools or reading.final is None:
         return _WORDS
-    return (reading.final.key, answer.right) if question.wants_final_answer else None
+    return (reading.final, answer.right) if question.wants_final_answer else None
 
 
 def _is_held(one: Answered, answers: Sequence[GradedAnswer]) -> bool:

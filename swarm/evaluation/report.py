@@ -1,6 +1,6 @@
 """The findings as Markdown: every figure with its 95 % interval, and everything that is needed to make it again.
 
-A report on the embedded models begins with what this project promises of votes on them, and whether the run keeps it.
+It begins with what votes are to do (`targets.py`), and whether they did.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from swarm.errors import SetupError
-from swarm.evaluation.curves import Against
-from swarm.evaluation.findings import USUAL_VOTES, Findings
-from swarm.evaluation.intervals import Estimate
+from swarm.evaluation.curves import USUAL_VOTES
+from swarm.evaluation.findings import Findings
+from swarm.evaluation.signals import Signals
+from swarm.evaluation.targets import amount, area, percent, points, targets
 
 BEGIN, END = "<!-- swarm bench votes -->", "<!-- end of swarm bench votes -->"
 
@@ -23,20 +23,12 @@ HOW_TO_PLOT = (
     "`.venv/bin/python -m pip install matplotlib`), then the same command with `--plot FOLDER`."
 )
 _ABOUT = (
-    "Intervals are 95 % bootstrap intervals over problems; differences are paired, problem by problem. A vote of k is "
-    "the mean over random subsets of k of the samples drawn, each counted by the tally that serves requests. With 200 "
-    "problems a share is known to about 6 points: a difference under 5 is no claim."
+    "A vote of k is held as a node holds it: the greedy answer of each model in its first seat, samples in the others, "
+    "counted by the tally that serves requests; the mean over random subsets of the samples drawn. Intervals are 95 % "
+    "bootstrap intervals over problems; differences are paired, problem by problem. With 200 problems a share is known "
+    "to about 6 points: a difference under 5 is no claim, unless it is paired and its interval says so."
 )
-
-# What is promised of votes on the embedded models.
-PromiseVerdict = Literal["met", "missed", "met, within noise", "missed, within noise"]
-
-GAIN_POINTS = 8.0  # of a majority of 5 over one sample
-SIBLINGS_POINTS = 3.0  # of three different models over the best of them, an aim
-SAVED_SHARE = {5: 0.20, 9: 0.30}
-LOST_POINTS = {1: 2.0, 2: 6.0}  # by so many liars of 5, at most
-CALLS_POINTS, CALLS_ALREADY = 4.0, 0.97
-AUROC = 0.75
+_NOT_SURE = "The endpoint gave no log-probabilities, so nothing is said here of votes by confidence."
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +41,6 @@ class Provenance:
     source: str
     strategy: str
     seed: int
-    embedded: bool
     notes: tuple[str, ...] = ()
 
 
@@ -61,9 +52,9 @@ def render_report(provenance: Provenance, all_findings: Sequence[Findings], plot
         lines[-1] += "  "
         lines.append(note)
     lines += ["", _ABOUT]
-    if provenance.embedded and (kept := kept_promises(all_findings)):
+    if aims := targets(all_findings):
         lines += ["", "| measure | target | measured (95 % interval) | |", "|---|---|---|---|"]
-        lines += [f"| {row.measure} | {row.target} | {row.measured} | {row.verdict} |" for row in kept]
+        lines += [f"| {row.measure} | {row.target} | {row.measured} | {row.verdict} |" for row in aims]
     for title, path in plots.items():
         lines += ["", f"![{title}]({path})"]
     if not plots:
@@ -84,75 +75,135 @@ def _section(findings: Findings) -> Iterator[str]:
     )
     yield from _members(findings)
     yield from _votes(findings)
+    yield from _signals(findings)
     yield from _pool(findings)
+    yield from _races(findings)
     yield from _trust(findings)
-    yield from _stops(findings)
-    yield from _liars(findings)
+    yield from _folded("What the lead stop saves, and what liars cost", [*_stops(findings), *_liars(findings)])
+
+
+def _folded(title: str, lines: Sequence[str]) -> Iterator[str]:
+    if lines:
+        yield from ("", f"<details><summary>{title}</summary>", *lines, "", "</details>")
 
 
 def _members(findings: Findings) -> Iterator[str]:
-    few, most = min(USUAL_VOTES, findings.samples), findings.samples
+    few = min(USUAL_VOTES, findings.samples)
     yield ""
-    yield f"| model alone | greedy | one sample | majority of {few} | majority of {most} | any of {few} | tokens |"
-    yield "|---|---|---|---|---|---|--:|"
+    yield (
+        f"| model alone | greedy | one sample | vote of {few} | over greedy | over one sample | any of {few} | tokens |"
+    )
+    yield "|---|---|---|---|---|---|---|--:|"
     for member in findings.members:
-        shown = (member.greedy, member.one, member.votes[few], member.votes[most], member.any_of[few])
-        cells = " | ".join(percent(share) for share in shown)
-        yield f"| {member.model} | {cells} | {member.tokens:.0f} |"
+        shares = " | ".join(percent(share) for share in (member.greedy, member.one, member.votes[few]))
+        gains = f"{points(member.over_greedy[few])} | {points(member.over_one[few])}"
+        yield f"| {member.model} | {shares} | {gains} | {percent(member.any_of[few])} | {member.tokens:.0f} |"
 
 
 def _votes(findings: Findings) -> Iterator[str]:
     main = findings.main
+    sure = main.confident is not None
     yield ""
-    yield f"| votes of {main.model} | right | over one sample | over greedy | any of them right |"
-    yield "|--:|---|---|---|---|"
+    yield (
+        f"| votes of {main.model} | right | over greedy | over one sample | samples alone, none greedy "
+        f"{'| by confidence ' if sure else ''}| any of them right |"
+    )
+    yield f"|--:|---|---|---|---|---|{'---|' if sure else ''}"
     for k, share in main.votes.items():
-        gains = f"{points(main.over_one[k])} | {points(main.over_greedy[k])}"
-        yield f"| {k} | {percent(share)} | {gains} | {percent(main.any_of[k])} |"
+        gains = f"{points(main.over_greedy[k])} | {points(main.over_one[k])}"
+        others = [main.plain[k], *([] if main.confident is None else [main.confident[k]]), main.any_of[k]]
+        yield f"| {k} | {percent(share)} | {gains} | {' | '.join(percent(other) for other in others)} |"
+
+
+def _signals(findings: Findings) -> Iterator[str]:
+    yield ""
+    sure = [one for one in findings.signals if one.sure]
+    if not sure:
+        yield _NOT_SURE
+        return
+    k, more = sure[0].k, sure[0].more
+    over_more = "" if more is None else f"over the majority of {more} | "
+    yield (
+        f"| {k} votes by confidence | over the majority of {k} | {over_more}AUROC: agreement "
+        "| confidence of one answer | both |"
+    )
+    yield f"|---|---|---|---|---|{'' if more is None else '---|'}"
+    for one in sure:
+        cells = [points(one.gain)] if one.gain is not None else [""]
+        cells += [points(one.gain_over_more)] if one.gain_over_more is not None else []
+        areas = [area(value) for value in (one.agreement, one.one_answer, one.both)]
+        yield f"| {one.model} | {' | '.join([*cells, *areas])} |"
+    yield ""
+    yield (
+        "AUROC: how often a right outcome scores above a wrong one. Both together: of four ways to put them together, "
+        f"the one that does best on the other half of the problems ({_ways(sure)})."
+    )
+
+
+def _ways(signals: Sequence[Signals]) -> str:
+    chosen = dict.fromkeys(way for one in signals for way in one.ways or ())
+    return ", ".join(chosen) or "nothing to choose by"
 
 
 def _pool(findings: Findings) -> Iterator[str]:
     pool = findings.pool
     if pool is None:
         return
-    against = {row.votes: row for row in pool.against}
+    weighted = any(row.weighted is not None for row in pool.against)
+    uneven = any(row.equal_tokens_votes != row.votes for row in pool.against)
+    best = " and ".join(dict.fromkeys(pool.best))
     yield ""
     yield (
-        f"| votes of {', '.join(pool.models)} together | right | over as many votes of {pool.best} "
-        f"| over votes of {pool.best} for as many tokens | with measured weights, over as many votes of {pool.best} "
-        "| any of them right |"
+        f"| votes of {', '.join(pool.models)} together | right | over as many votes of the best "
+        f"| over its greedy answer |{' over its votes for as many tokens |' if uneven else ''}"
+        f"{' with measured weights | over as many votes of the best | over its greedy answer |' if weighted else ''}"
     )
-    yield "|--:|---|---|---|---|---|"
-    for k, share in pool.votes.items():
-        gains = _gains(against[k]) if k in against else " | | "
-        yield f"| {k} | {percent(share)} | {gains} | {percent(pool.any_of[k])} |"
+    yield f"|--:|---|---|---|{'---|' if uneven else ''}{'---|---|---|' if weighted else ''}"
+    for row in pool.against:
+        cells = [percent(row.right), points(row.over_best), points(row.over_greedy)]
+        cells += [f"{points(row.equal_tokens)}, {row.equal_tokens_votes} votes"] if uneven else []
+        by_weight = (row.weighted, row.weighted_over_best, row.weighted_over_greedy)
+        if by_weight[0] is not None and by_weight[1] is not None and by_weight[2] is not None:
+            cells += [percent(by_weight[0]), points(by_weight[1]), points(by_weight[2])]
+        yield f"| {row.votes} | {' | '.join(cells)} |"
     yield ""
     yield (
-        f"{pool.best} was chosen as the best on these same problems, which flatters it and not the pool; the weights "
-        "for one half of the problems were measured on the other half."
+        f"The best ({best}), the order of the seats and the weights are chosen on one half of the problems and "
+        "measured on the other."
     )
 
 
-def _gains(row: Against) -> str:
-    weighted = "" if row.weighted is None else points(row.weighted)
-    return f"{points(row.equal_votes)} | {points(row.equal_tokens)}, {row.equal_tokens_votes} votes | {weighted}"
+def _races(findings: Findings) -> Iterator[str]:
+    races = findings.races
+    if not races.ahead:
+        return
+    yield ""
+    yield (
+        f"| votes of {races.model}, at most {races.most} | votes asked | right | undecided | right where decided "
+        f"| over the majority of {races.most} |"
+    )
+    yield "|---|---|---|---|---|---|"
+    yield f"| majority of {races.most}, lead stop | {amount(races.majority_asked)} | {percent(races.majority)} | | | |"
+    for race in races.ahead:
+        decided = "" if race.right_where_decided is None else percent(race.right_where_decided)
+        yield (
+            f"| ahead by {race.by} | {amount(race.asked)} | {percent(race.right)} | {percent(race.undecided)} "
+            f"| {decided} | {points(race.over_majority)} |"
+        )
+    yield ""
+    yield "An undecided vote gives the best answer there is, and is counted as right where that is."
 
 
 def _trust(findings: Findings) -> Iterator[str]:
-    for trust in findings.trust:
-        yield ""
-        if trust.auroc is None:
-            yield f"Votes of {trust.k}: all outcomes are equally right, so agreement has nothing to tell apart."
-            continue
-        area = f"{trust.auroc.value:.3f} ({trust.auroc.low:.3f} to {trust.auroc.high:.3f})"
-        yield f"Agreement of {trust.k} votes as a sign of being right: AUROC {area}."
-        if trust.k > USUAL_VOTES:
-            continue
-        yield ""
-        yield f"| trust only votes of {trust.k} that agree at least | covers | right |"
-        yield "|--:|--:|---|"
-        for row in reversed(trust.curve):
-            yield f"| {100 * row.agreement:.0f} % | {100 * row.coverage:.1f} % | {percent(row.accuracy)} |"
+    trust = findings.trust
+    yield ""
+    if trust.auroc is None:
+        yield f"Votes of {trust.k}: all outcomes are equally right, so agreement has nothing to tell apart."
+        return
+    yield f"| trust only votes of {trust.k} that agree at least | covers | right |"
+    yield "|--:|--:|---|"
+    for row in reversed(trust.curve):
+        yield f"| {100 * row.agreement:.0f} % | {100 * row.coverage:.1f} % | {percent(row.accuracy)} |"
 
 
 def _stops(findings: Findings) -> Iterator[str]:
@@ -211,130 +262,3 @@ def link_from(report: Path | None, image: Path) -> str:
     if report is None:
         return image.as_posix()
     return Path(os.path.relpath(image.resolve(), report.resolve().parent)).as_posix()
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """One promise: what is measured, the target in words, what came out in words, and the verdict."""
-
-    measure: str
-    target: str
-    measured: str
-    verdict: PromiseVerdict
-
-
-def kept_promises(all_findings: Sequence[Findings]) -> list[Kept]:
-    """The promises that these findings can speak to."""
-    found = {findings.name: findings for findings in all_findings}
-    rows: list[Kept] = []
-    if (arithmetic := found.get("arithmetic")) is not None:
-        rows += [
-            *_promised_gain(arithmetic),
-            *_promised_siblings(arithmetic),
-            *_promised_stops(arithmetic),
-            *_promised_liars(arithmetic),
-        ]
-    if (tools := found.get("tools")) is not None:
-        rows += _promised_calls(tools)
-    if arithmetic is not None:
-        rows += _promised_trust(arithmetic)
-    return rows
-
-
-def percent(share: Estimate) -> str:
-    """A share with its interval."""
-    return f"{100 * share.value:.1f} % ({100 * share.low:.1f} to {100 * share.high:.1f})"
-
-
-def points(difference: Estimate) -> str:
-    """A difference of shares with its interval."""
-    return f"{100 * difference.value:+.1f} points ({100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
-
-
-def judged(figure: Estimate, least: float) -> PromiseVerdict:
-    """Whether `figure` is at least so much, and whether this run can tell."""
-    unsure = figure.low < least <= figure.high
-    if figure.value >= least:
-        return "met, within noise" if unsure else "met"
-    return "missed, within noise" if unsure else "missed"
-
-
-def _promised_gain(findings: Findings) -> Iterator[Kept]:
-    if USUAL_VOTES not in findings.main.votes:
-        return
-    gain = findings.main.over_one[USUAL_VOTES]
-    yield Kept(
-        f"majority of {USUAL_VOTES} over one sample",
-        f"at least +{GAIN_POINTS:.0f} points, interval above 0",
-        f"{points(gain)}: {100 * findings.main.one.value:.1f} % to "
-        f"{100 * findings.main.votes[USUAL_VOTES].value:.1f} %",
-        judged(gain, GAIN_POINTS / 100) if gain.low > 0 else "missed",
-    )
-
-
-def _promised_siblings(findings: Findings) -> Iterator[Kept]:
-    if findings.pool is None:
-        return
-    for against in findings.pool.against:
-        yield Kept(
-            f"{len(findings.pool.models)} siblings, {against.votes} votes in all, over {against.votes} votes of the "
-            f"best sibling ({findings.pool.best})",
-            f"reported; +{SIBLINGS_POINTS:.0f} points is the aim",
-            points(against.equal_votes),
-            judged(against.equal_votes, SIBLINGS_POINTS / 100),
-        )
-
-
-def _promised_stops(findings: Findings) -> Iterator[Kept]:
-    stops = [stop for stop in findings.stops if stop.waves]
-    for stop in stops:
-        yield Kept(
-            f"outcome of the lead stop against the full vote of {stop.k}",
-            "identical in 100 %",
-            f"{stop.votes - stop.changed} of {stop.votes} identical",
-            "met" if stop.changed == 0 else "missed",
-        )
-    for stop in stops:
-        yield Kept(
-            f"candidates saved by the lead stop at k={stop.k}",
-            f"at least {100 * SAVED_SHARE[stop.k]:.0f} %",
-            percent(stop.saved),
-            judged(stop.saved, SAVED_SHARE[stop.k]),
-        )
-
-
-def _promised_liars(findings: Findings) -> Iterator[Kept]:
-    if findings.liars is None:
-        return
-    for count, lost in findings.liars.lost.items():
-        yield Kept(
-            f"accuracy with {count} liar{'s' if count > 1 else ''} of {findings.liars.k}",
-            f"within {LOST_POINTS[count]:.0f} points of none",
-            points(lost),
-            judged(lost, -LOST_POINTS[count] / 100),
-        )
-
-
-def _promised_calls(findings: Findings) -> Iterator[Kept]:
-    main = findings.main
-    if USUAL_VOTES not in main.votes:
-        return
-    gain = main.over_one[USUAL_VOTES]
-    already = main.one.value >= CALLS_ALREADY
-    yield Kept(
-        f"tool-call vote of {USUAL_VOTES} over one sample at temperature {findings.temperature:g}, exact match",
-        f"at least +{CALLS_POINTS:.0f} points, or one sample at least {100 * CALLS_ALREADY:.0f} %",
-        f"{points(gain)}: {100 * main.one.value:.1f} % to {100 * main.votes[USUAL_VOTES].value:.1f} %",
-        judged(main.one, CALLS_ALREADY) if already else judged(gain, CALLS_POINTS / 100),
-    )
-
-
-def _promised_trust(findings: Findings) -> Iterator[Kept]:
-    for trust in findings.trust:
-        if trust.auroc is not None and trust.k == USUAL_VOTES:
-            yield Kept(
-                f"agreement tells right from wrong at k={trust.k}, AUROC",
-                f"at least {AUROC}",
-                f"{trust.auroc.value:.2f} ({trust.auroc.low:.2f} to {trust.auroc.high:.2f})",
-                judged(trust.auroc, AUROC),
-            )
