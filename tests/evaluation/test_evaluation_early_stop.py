@@ -64,7 +64,7 @@ def test_another_answer_would_be_noticed() -> None:
 
 def test_savings_by_hand() -> None:
     """One problem where all agree (2 of 5 never asked), one where nobody does (nothing saved)."""
-    answers = [answered({"a": [RIGHT] * 5}, 1), answered({"a": [1, 2, 3, 4, 5]}, 2)]
+    answers = [answered({"a": [RIGHT] * 4}, 1), answered({"a": [1, 2, 3, 4]}, 2)]
     stop = measure_stop(answers, "a", 5, waves=True, seed=1)
     assert stop.changed == 0
     assert stop.votes == 2 * 2
@@ -75,7 +75,7 @@ def test_savings_by_hand() -> None:
 
 
 def test_asked_all_at_once_a_vote_takes_no_second_round() -> None:
-    answers = [answered({"a": [RIGHT] * 5}, 1), answered({"a": [1, 2, 3, 4, 5]}, 2)]
+    answers = [answered({"a": [RIGHT] * 4}, 1), answered({"a": [1, 2, 3, 4]}, 2)]
     stop = measure_stop(answers, "a", 5, waves=False, seed=1)
     assert (stop.changed, stop.never_asked.value, stop.time_saved.value) == (0, 0, 0)
     assert stop.saved.value == pytest.approx((0.4 + 0) / 2)

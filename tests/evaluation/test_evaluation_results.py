@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,24 +13,24 @@ from swarm.errors import SetupError
 from swarm.evaluation.findings import measure
 from swarm.evaluation.intervals import Estimate
 from swarm.evaluation.plots import draw_plots
-from swarm.evaluation.questions import QuestionSet
+from swarm.evaluation.questions import QuestionSet, read_problem
 from swarm.evaluation.report import (
     BEGIN,
     END,
     HOW_TO_PLOT,
     Provenance,
-    judged,
-    kept_promises,
     link_from,
     render_report,
     write_report,
 )
 from swarm.evaluation.samples import DrawPlan, SampleStore, read_samples, sampling_seed
+from swarm.evaluation.targets import judged, targets
 from tests.evaluation.made_up import RIGHT, everything_of, problem, sample
 
+TOOLS = [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}]
 QUESTIONS = QuestionSet("arithmetic", tuple(problem(n) for n in range(3)), temperature=0.8, max_tokens=100, samples=9)
 PLAN = DrawPlan(QUESTIONS, "made up", ("a", "b"), samples=9, seed=1)
-PROVENANCE = Provenance("swarm bench votes", "today", "1", "http://x", "majority", 1, embedded=True)
+PROVENANCE = Provenance("swarm bench votes", "today", "1", "http://x", "majority", 1)
 
 
 def test_samples_survive_a_run(tmp_path: Path) -> None:
@@ -79,12 +81,11 @@ def test_the_report_says_everything() -> None:
     findings = measure(QUESTIONS, PLAN.answered(everything_of(PLAN), Strategy.MAJORITY), PLAN.models, seed=1)
     report = render_report(PROVENANCE, [findings], {})
     assert HOW_TO_PLOT in report
-    assert "| majority of 5 over one sample | at least +8 points, interval above 0 | +0.0 points" in report
-    assert "| candidates saved by the lead stop at k=5 | at least 20 % | 40.0 % (40.0 to 40.0) | met |" in report
-    assert (
-        "| outcome of the lead stop against the full vote of 9 | identical in 100 % | 6 of 6 identical | met |"
-        in report
-    )
+    assert "| arithmetic, a: vote of 5 against the greedy answer | interval above -2 points | +0.0 points" in report
+    assert "| arithmetic: 3 votes of 2 models against 3 of the best | at least -1 point | +0.0 points" in report
+    assert "| votes of 5, asked in two waves | 0 of 30 | 40.0 % (40.0 to 40.0) |" in report
+    assert "| ahead by 3 | 3.00 (3.00 to 3.00) | 100.0 % (100.0 to 100.0) | 0.0 %" in report
+    assert "The endpoint gave no log-probabilities" in report
     assert "all outcomes are equally right" in report
     assert findings.measured["a"]["number"].correct == 3
 
@@ -109,9 +110,45 @@ def test_a_promise_is_judged_by_its_interval(value: float, low: float, high: flo
     assert judged(Estimate(value, low, high), 0.08) == verdict
 
 
-def test_promises_are_about_the_shipped_questions_alone() -> None:
-    other = QuestionSet("mine", QUESTIONS.problems, 0.8, 100, 9)
-    assert kept_promises([measure(other, PLAN.answered(everything_of(PLAN), Strategy.MAJORITY), ["a"], seed=1)]) == []
+def test_with_log_probabilities_the_report_speaks_of_confidence() -> None:
+    drawn = {
+        key: sample.model_copy(update={"confidence": -0.1 * (key.index + 2)})
+        for key, sample in everything_of(PLAN).items()
+    }
+    findings = measure(QUESTIONS, PLAN.answered(drawn, Strategy.MAJORITY), PLAN.models, seed=1)
+    report = render_report(PROVENANCE, [findings], {})
+    assert "no log-probabilities" not in report
+    assert "| 5 votes by confidence | over the majority of 5 | over the majority of 8 | AUROC" in report
+    assert "| arithmetic, a: 5 votes by confidence against the majority of 8 | at least equal | +0.0 points" in report
+
+
+@pytest.mark.parametrize(
+    ("problems", "samples", "models"), [(3, 3, ("a",)), (1, 3, ("a", "b")), (2, 4, ("a", "b", "c"))]
+)
+def test_few_samples_questions_and_models_make_a_report_too(
+    problems: int, samples: int, models: tuple[str, ...]
+) -> None:
+    questions = replace(QUESTIONS, problems=QUESTIONS.problems[:problems], samples=samples)
+    plan = DrawPlan(questions, "made up", models, samples, seed=1)
+    findings = measure(questions, plan.answered(everything_of(plan), Strategy.MAJORITY), models, seed=1)
+    report = render_report(PROVENANCE, [findings], {})
+    assert f"over the majority of {samples} |" in report
+    assert ("votes of a, b" in report) == (len(models) > 1)
+    assert {target.verdict for target in targets([findings])} <= {"met"}
+
+
+def test_questions_of_several_kinds_are_measured_together() -> None:
+    call = {"question": "What is the time?", "answer": [], "kind": "tool_calls", "tools": TOOLS}
+    problems = (
+        problem(),
+        read_problem(json.dumps({"question": "Who?", "answer": "me"})),
+        read_problem(json.dumps(call)),
+    )
+    questions = replace(QUESTIONS, problems=problems, samples=3)
+    plan = DrawPlan(questions, "made up", ("a",), 3, seed=1)
+    findings = measure(questions, plan.answered(everything_of(plan), Strategy.MAJORITY), ["a"], seed=1)
+    assert findings.kinds == {"number": 1, "text": 1, "tool_calls": 1}
+    assert "1 number, 1 text, 1 tool_calls" in render_report(PROVENANCE, [findings], {})
 
 
 def test_a_page_keeps_what_is_around_the_marks(tmp_path: Path) -> None:
@@ -139,5 +176,9 @@ def test_plots_are_the_same_for_the_same_findings(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     findings = measure(QUESTIONS, PLAN.answered(everything_of(PLAN), Strategy.MAJORITY), PLAN.models, seed=1)
     first, second = (draw_plots([findings], tmp_path / name) for name in ("one", "two"))
-    assert [path.name for path in first.values()] == ["votes-accuracy.svg", "votes-risk-coverage.svg"]
+    assert [path.name for path in first.values()] == [
+        "votes-accuracy.svg",
+        "votes-tokens.svg",
+        "votes-risk-coverage.svg",
+    ]
     assert [path.read_bytes() for path in first.values()] == [path.read_bytes() for path in second.values()]
