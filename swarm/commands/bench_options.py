@@ -42,10 +42,11 @@ file, [models."NAME"] with speculate = true, or draft = "NAME", turns it on."""
 
 _DESCRIPTION = """\
 Measure what votes buy: draw samples of each model once, then count every vote
-of any size over them. Reports accuracy against the number of votes beside the
-four baselines (greedy, one sample, the best model's own vote at equal tokens,
-any right answer), what agreement is worth, what stopping early saves and what
-liars cost, all with intervals."""
+of any size over them, held as a node holds it. Reports accuracy against the
+number of votes beside the baselines (the greedy answer, one sample, the best
+model's own vote, any right answer), what confidence and agreement are worth,
+what being first to be ahead takes, what stopping early saves and what liars
+cost, all with intervals."""
 
 _EPILOG = """\
 questions: one JSON object a line with "question" (or "messages") and "answer";
@@ -94,14 +95,19 @@ class BenchOptions:
     weights_dir: Path | None
 
 
+def _check_bounds(arguments: argparse.Namespace, bounds: Sequence[tuple[str, float, float]]) -> None:
+    """Raises SetupError for the first of these options whose number is out of range; who has none, is in it."""
+    for name, low, high in bounds:
+        value = getattr(arguments, name)
+        if value is not None and not low <= value <= high:
+            raise SetupError(f"--{name.replace('_', '-')} {value} is out of range: use {low} to {high}")
+
+
 def read_bench(arguments: argparse.Namespace, api_key: str | None) -> BenchOptions:
     """The options in `arguments`. Raises SetupError for a number that is out of range."""
     from swarm.node.settings import make_settings
 
-    for name, low, high in _BOUNDS:
-        value = getattr(arguments, name)
-        if value is not None and not low <= value <= high:
-            raise SetupError(f"--{name.replace('_', '-')} {value} is out of range: use {low} to {high}")
+    _check_bounds(arguments, _BOUNDS)
     settings = make_settings({"data_dir": arguments.data_dir})
     parallel = arguments.parallel or (EMBEDDED_PARALLEL if arguments.embedded else PARALLEL)
     return BenchOptions(
@@ -149,10 +155,7 @@ class SpeculationOptions:
 
 def read_speculation(arguments: argparse.Namespace) -> SpeculationOptions:
     """The options in `arguments`. Raises SetupError for a number that is out of range."""
-    for name, low, high in _SPECULATION_BOUNDS:
-        value = getattr(arguments, name)
-        if value is not None and not low <= value <= high:
-            raise SetupError(f"--{name} {value} is out of range: use {low} to {high}")
+    _check_bounds(arguments, _SPECULATION_BOUNDS)
     return SpeculationOptions(
         model=arguments.model,
         draft=arguments.draft,
@@ -204,10 +207,7 @@ class LoadOptions:
 
 def read_load(arguments: argparse.Namespace, api_key: str | None) -> LoadOptions:
     """The options in `arguments`. Raises SetupError for a number that is out of range."""
-    for name, low, high in _LOAD_BOUNDS:
-        value = getattr(arguments, name)
-        if value is not None and not low <= value <= high:
-            raise SetupError(f"--{name.replace('_', '-')} {value} is out of range: use {low} to {high}")
+    _check_bounds(arguments, _LOAD_BOUNDS)
     return LoadOptions(
         url=arguments.url,
         api_key=api_key,
@@ -326,7 +326,9 @@ def _add_questions(group: Any) -> None:
     )  # fmt: skip
     group.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each set")
     group.add_argument("--samples", type=int, metavar="K", help="of each model (default 15; tools 9)")
-    group.add_argument("--temperature", type=float, metavar="T", help="of the samples (default 0.8; tools 1.0)")
+    group.add_argument(
+        "--temperature", type=float, metavar="T", help="of the samples (default as in votes: 0.5; tool calls 1.0)"
+    )
     group.add_argument("--max-tokens", type=int, metavar="N", help="of an answer (default 1024; arithmetic, tools 256)")
     group.add_argument(
         "--strategy",
@@ -352,7 +354,7 @@ def _add_results(group: Any) -> None:
         "--plot",
         type=Path,
         metavar="FOLDER",
-        help="two plots as SVG (default with matplotlib: beside the report, or in swarm-bench-votes)",
+        help="three plots as SVG (default with matplotlib: beside the report, or in swarm-bench-votes)",
     )
     plot.add_argument("--no-plot", action="store_true", help="draw none")
     group.add_argument("--json", type=Path, metavar="FILE", help="every figure with its interval")
