@@ -22,7 +22,7 @@ RACE_BY, RACE_RIGHT, RACE_ASKED, RACE_LOSS = 3, 0.975, 3.7, -0.005  # on tool ca
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class VoteTarget:
     """What is measured, the target in words, what came out in words, and the verdict."""
 
     measure: str
@@ -59,26 +59,26 @@ def judged(figure: Estimate, least: float) -> TargetVerdict:
     return "missed, within noise" if unsure else "missed"
 
 
-def targets(all_findings: Sequence[Findings]) -> list[Target]:
+def targets(all_findings: Sequence[Findings]) -> list[VoteTarget]:
     """Those that these findings can speak to, one kind after another."""
     speak = (_against_greedy, _by_confidence, _signs, _pools, _races)
     return [target for of in speak for findings in all_findings for target in of(findings)]
 
 
-def _against_greedy(findings: Findings) -> Iterator[Target]:
+def _against_greedy(findings: Findings) -> Iterator[VoteTarget]:
     for member in findings.members:
         gain = member.over_greedy.get(USUAL_VOTES)
         if gain is None:
             continue
         measure = f"{findings.name}, {member.model}: vote of {USUAL_VOTES} against the greedy answer"
         if GAINING[0] <= member.one.value <= GAINING[1]:
-            yield Target(
+            yield VoteTarget(
                 measure,
                 f"at least +{100 * GAIN:.0f} points (one sample is right in {100 * member.one.value:.0f} %)",
                 points(gain),
                 judged(gain, GAIN),
             )
-        yield Target(
+        yield VoteTarget(
             measure,
             f"interval above {100 * NEVER_BELOW:.0f} points",
             points(gain),
@@ -86,22 +86,22 @@ def _against_greedy(findings: Findings) -> Iterator[Target]:
         )
 
 
-def _by_confidence(findings: Findings) -> Iterator[Target]:
+def _by_confidence(findings: Findings) -> Iterator[VoteTarget]:
     main = findings.signals[0]
     measure = f"{findings.name}, {main.model}: {main.k} votes by confidence against the majority of"
     if main.gain is not None:
         aim = f"at least +{100 * SURE_GAIN:.0f} points"
-        yield Target(f"{measure} {main.k}", aim, points(main.gain), judged(main.gain, SURE_GAIN))
+        yield VoteTarget(f"{measure} {main.k}", aim, points(main.gain), judged(main.gain, SURE_GAIN))
     if main.gain_over_more is not None:
         found = points(main.gain_over_more)
-        yield Target(f"{measure} {main.more}", "at least equal", found, judged(main.gain_over_more, 0.0))
+        yield VoteTarget(f"{measure} {main.more}", "at least equal", found, judged(main.gain_over_more, 0.0))
 
 
-def _signs(findings: Findings) -> Iterator[Target]:
+def _signs(findings: Findings) -> Iterator[VoteTarget]:
     main = findings.signals[0]
     best = main.best
     if best is not None:
-        yield Target(
+        yield VoteTarget(
             f"{findings.name}, {main.model}: the best sign that an outcome is right, AUROC",
             f"at least {AUROC}",
             area(best),
@@ -109,7 +109,7 @@ def _signs(findings: Findings) -> Iterator[Target]:
         )
 
 
-def _pools(findings: Findings) -> Iterator[Target]:
+def _pools(findings: Findings) -> Iterator[VoteTarget]:
     if findings.pool is None:
         return
     for row in findings.pool.against:
@@ -119,13 +119,13 @@ def _pools(findings: Findings) -> Iterator[Target]:
             f"{findings.name}: {row.votes} votes of {len(findings.pool.models)} models against {row.votes} of the best"
         )
         least = f"at least {100 * POOL_LOSS:.0f} point"
-        yield Target(measure, least, points(row.over_best), judged(row.over_best, POOL_LOSS))
+        yield VoteTarget(measure, least, points(row.over_best), judged(row.over_best, POOL_LOSS))
         if row.weighted_over_best is not None:
             found = points(row.weighted_over_best)
-            yield Target(f"{measure}, by measured weights", least, found, judged(row.weighted_over_best, POOL_LOSS))
+            yield VoteTarget(f"{measure}, by measured weights", least, found, judged(row.weighted_over_best, POOL_LOSS))
 
 
-def _races(findings: Findings) -> Iterator[Target]:
+def _races(findings: Findings) -> Iterator[VoteTarget]:
     """A chain of steps needs each of them right: what a race asks for that, on questions that all call tools."""
     if set(findings.kinds) != {"tool_calls"}:
         return
@@ -135,9 +135,9 @@ def _races(findings: Findings) -> Iterator[Target]:
         measure = f"{findings.name}, {findings.main.model}: ahead by {race.by}"
         asked = judged(Estimate(-race.asked.value, -race.asked.high, -race.asked.low), -RACE_ASKED)
         least = f"at least {100 * RACE_RIGHT:.1f} %"
-        yield Target(f"{measure}, right", least, percent(race.right), judged(race.right, RACE_RIGHT))
-        yield Target(f"{measure}, votes asked", f"at most {RACE_ASKED}", amount(race.asked), asked)
-        yield Target(
+        yield VoteTarget(f"{measure}, right", least, percent(race.right), judged(race.right, RACE_RIGHT))
+        yield VoteTarget(f"{measure}, votes asked", f"at most {RACE_ASKED}", amount(race.asked), asked)
+        yield VoteTarget(
             f"{measure} against the majority of {findings.races.most}",
             f"within {-100 * RACE_LOSS:.1f} points",
             points(race.over_majority),

@@ -135,11 +135,11 @@ def test_a_key_is_never_part_of_the_report() -> None:
 
 
 def test_the_embedded_models_need_no_node(capsys: pytest.CaptureFixture[str]) -> None:
-    """The shipped questions, the model in this process, and the promises with their verdicts."""
+    """The shipped questions, the model in this process, and the targets with their verdicts."""
     words = ["--embedded", "--models", "demo", "demo:b", "--questions", "arithmetic", "--limit", "2", "--samples", "3"]
     assert main(["bench", "votes", *words]) == 0
     said = capsys.readouterr()
-    assert "| 2 siblings, 2 votes in all, over 2 votes of the best sibling" in said.out
+    assert "| arithmetic: 3 votes of 2 models against 3 of the best | at least -1 point |" in said.out
     assert "2 of 300" not in said.out
     assert "embedded models, each behind a node" in said.out
 

@@ -39,11 +39,9 @@ def test_the_least_that_can_decide_is_asked_again_and_again(
     assert raced(said, by) == (asked, decided)
 
 
-@given(st.lists(st.sampled_from([RIGHT, RIGHT, OTHER, 1, "hm"]), min_size=1, max_size=8), st.integers(1, 5))
+@given(st.lists(st.sampled_from([RIGHT, RIGHT, OTHER, 1]), min_size=1, max_size=8), st.integers(1, 5))
 @settings(deadline=None)
-def test_a_race_ends_at_the_first_wave_with_that_lead_and_asks_for_no_seat_in_vain(
-    said: list[int | str], by: int
-) -> None:
+def test_a_race_ends_at_the_first_wave_with_that_lead_and_asks_for_no_seat_in_vain(said: list[int], by: int) -> None:
     one = answered({"a": said})
     seats = [one.greedy["a"], *one.samples["a"]]
     run = race_vote(one.question, seats, by)

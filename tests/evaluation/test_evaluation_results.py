@@ -25,9 +25,12 @@ from swarm.evaluation.report import (
 )
 from swarm.evaluation.samples import DrawPlan, SampleStore, read_samples, sampling_seed
 from swarm.evaluation.targets import judged, targets
+from swarm.generation import JsonObject
 from tests.evaluation.made_up import RIGHT, everything_of, problem, sample
 
-TOOLS = [{"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}]
+TOOLS: list[JsonObject] = [
+    {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
+]
 QUESTIONS = QuestionSet("arithmetic", tuple(problem(n) for n in range(3)), temperature=0.8, max_tokens=100, samples=9)
 PLAN = DrawPlan(QUESTIONS, "made up", ("a", "b"), samples=9, seed=1)
 PROVENANCE = Provenance("swarm bench votes", "today", "1", "http://x", "majority", 1)
@@ -138,7 +141,7 @@ def test_few_samples_questions_and_models_make_a_report_too(
 
 
 def test_questions_of_several_kinds_are_measured_together() -> None:
-    call = {"question": "What is the time?", "answer": [], "kind": "tool_calls", "tools": TOOLS}
+    call: JsonObject = {"question": "What is the time?", "answer": [], "kind": "tool_calls", "tools": [TOOL]}
     problems = (
         problem(),
         read_problem(json.dumps({"question": "Who?", "answer": "me"})),
