@@ -28,9 +28,8 @@ from swarm.evaluation.targets import judged, targets
 from swarm.generation import JsonObject
 from tests.evaluation.made_up import RIGHT, everything_of, problem, sample
 
-TOOLS: list[JsonObject] = [
-    {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
-]
+CLOCK: JsonObject = {"name": "clock", "parameters": {"type": "object", "properties": {}}}
+TOOL: JsonObject = {"type": "function", "function": CLOCK}
 QUESTIONS = QuestionSet("arithmetic", tuple(problem(n) for n in range(3)), temperature=0.8, max_tokens=100, samples=9)
 PLAN = DrawPlan(QUESTIONS, "made up", ("a", "b"), samples=9, seed=1)
 PROVENANCE = Provenance("swarm bench votes", "today", "1", "http://x", "majority", 1)
