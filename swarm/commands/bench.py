@@ -23,6 +23,7 @@ from swarm.commands.bench_options import BenchOptions
 from swarm.commands.output import complain, interrupted, is_terminal, say
 from swarm.commands.terminal import show_share
 from swarm.errors import SetupError, SwarmError, UnknownModel
+from swarm.evaluation.cascade import kept
 from swarm.evaluation.findings import Findings, measure
 from swarm.evaluation.plots import check_plots_possible, draw_plots, plots_are_possible
 from swarm.evaluation.public_sets import PUBLIC_SETS, public_questions
@@ -264,10 +265,14 @@ def _save_weights(folder: Path, findings: Sequence[Findings]) -> None:
     new: Measurements = {}
     for one in findings:
         new = merged(new, one.measured)
-    total = add_weights(path, new).models
+    cascades = {kind: one for found in findings for kind, one in kept(found.cascades).items()}
+    total = add_weights(path, new, cascade=cascades).models
     for model, kinds in new.items():
         counts = ", ".join(f"{kind} {total[model][kind].correct} of {total[model][kind].asked}" for kind in kinds)
         complain(f"{path}: {model}: {counts}")
+    for kind, one in cascades.items():
+        agree = f"{100 * one.agreement:.0f} % of {one.votes} votes of {', '.join(one.small)}"
+        complain(f"{path}: cascade, {kind}: {agree} stand, else {one.strong} answers")
 
 
 def _write_json(path: Path, provenance: Provenance, findings: Sequence[Findings]) -> None:

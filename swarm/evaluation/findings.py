@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from swarm.consensus.options import Kind
 from swarm.evaluation.agreement import AgreementSignal, Liars, measure_agreement, measure_liars
+from swarm.evaluation.cascade import CascadeFindings, measure_cascades
 from swarm.evaluation.curves import USUAL_VOTES, Member, Pool, measure_member, measure_pool, vote_counts
 from swarm.evaluation.early_stop import EarlyStop, measure_stop
 from swarm.evaluation.questions import QuestionSet
@@ -42,6 +43,7 @@ class Findings:
     liars: Liars | None
     trust: AgreementSignal
     measured: Measurements
+    cascades: tuple[CascadeFindings, ...] = ()
 
     @property
     def main(self) -> Member:
@@ -74,4 +76,5 @@ def measure(questions: QuestionSet, answered: Sequence[Answered], models: Sequen
         liars=measure_liars(answered, main, USUAL_VOTES, LIARS, seed) if samples >= USUAL_VOTES else None,
         trust=measure_agreement(answered, main, usual, seed),
         measured=measured(answered, models),
+        cascades=measure_cascades(answered, models, seed),
     )

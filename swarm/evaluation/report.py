@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swarm.errors import SetupError
+from swarm.evaluation.cascade import HALVINGS, STRONG_VOTES, CascadeFindings, CascadePoint
 from swarm.evaluation.curves import USUAL_VOTES
 from swarm.evaluation.findings import Findings
 from swarm.evaluation.signals import Signals
@@ -79,6 +80,8 @@ def _section(findings: Findings) -> Iterator[str]:
     yield from _pool(findings)
     yield from _races(findings)
     yield from _trust(findings)
+    for cascade in findings.cascades:
+        yield from cascade_section(cascade)
     yield from _folded("What the lead stop saves, and what liars cost", [*_stops(findings), *_liars(findings)])
 
 
@@ -240,6 +243,41 @@ def _liars(findings: Findings) -> Iterator[str]:
         yield f"| {count} | {100 * (liars.honest.value + lost.value):.1f} % | {points(lost)} |"
     yield ""
     yield "A liar always gives the same wrong answer, and two give the same one."
+
+
+def cascade_section(found: CascadeFindings) -> Iterator[str]:
+    """A cascade: what is asked of the strong model, and what that costs against its own answers, share by share."""
+    yield ""
+    strong = found.strong
+    yield (
+        f"**Cascade** ({found.kind}): {', '.join(found.small)} vote first, then {strong}, whose greedy answer is right "
+        f"in {percent(found.greedy)} and its own vote of {STRONG_VOTES} in {percent(found.vote)}."
+    )
+    yield ""
+    yield f"| small votes | stand where agreed | {strong} asked | right | over its greedy | over its vote | tokens |"
+    yield "|--:|---|---|---|---|---|--:|"
+    for point in found.curve:
+        yield _cascade_row(f"{point.votes} | {100 * (point.agreement or 0):.0f} %", point)
+    yield _cascade_row(f"{found.unmeasured.votes} | all: what a node does before it is measured", found.unmeasured)
+    if found.held_out is not None:
+        yield _cascade_row("| **chosen on one half, measured on the other**", found.held_out)
+    yield ""
+    chosen = found.chosen
+    if chosen is None:
+        yield f"No share keeps within a point of {strong}'s own answers: nothing is chosen, and all have to agree."
+    else:
+        agree = f"{100 * chosen.agreement:.0f} % of them agreeing"
+        yield (
+            f"Chosen: {chosen.votes} small votes, {agree}; the fewest questions for {strong} that lose at most a point "
+            f"to its own answers. Halves: {HALVINGS} times at random."
+        )
+
+
+def _cascade_row(setting: str, point: CascadePoint) -> str:
+    figures = (
+        f"{percent(point.asked)} | {percent(point.right)} | {points(point.over_greedy)} | {points(point.over_vote)}"
+    )
+    return f"| {setting} | {figures} | {point.tokens:.0f} |"
 
 
 def write_report(path: Path, report: str) -> None:
