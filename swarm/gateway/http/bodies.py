@@ -35,7 +35,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from swarm.engines.free_memory import TRIM_EVERY_S, trim
+from swarm.engines.free_memory import TRIM_EVERY_S, trim_where_worth_it
 from swarm.errors import BadRequest, Unavailable, UnsupportedEncoding
 
 MAX_BODY_BYTES = 16 * 2**20  # a million tokens of context as JSON; anything larger is no prompt
@@ -352,13 +352,13 @@ class BodyBudget:
         Errors and the frames they came from are cycles, and few: the collector would come for them much later.
         """
         large, self._will_trim, self._were_large = self._were_large, False, False
-        asyncio.get_running_loop().run_in_executor(None, collect_and_trim if large else trim)
+        asyncio.get_running_loop().run_in_executor(None, collect_and_trim if large else trim_where_worth_it)
 
 
 def collect_and_trim() -> None:
     """Collect cycles, then give free memory back to the system. Blocks: for a thread."""
     gc.collect()
-    trim()
+    trim_where_worth_it()
 
 
 BODIES = web.AppKey("bodies", BodyBudget)
