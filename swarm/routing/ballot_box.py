@@ -159,7 +159,7 @@ class BallotBox:
         self.lead = Leader(call.batches[0] if call.stream_leader else None, call.live)
         self._out: Counter[ReplicaKey] = Counter()
         self._last_news: tuple[int, ...] | None = None
-        self._replaced = False
+        self._replaced: set[bool] = set()  # whether who gives way, and who does not
         self._deadly = False
         self._gave_way = 0
         self._doubtful = False
@@ -366,6 +366,7 @@ class BallotBox:
     def lose(self, failure: Failure, in_time: bool = True) -> Batch | None:
         """Count a failure; returns the batch to run instead: one a ballot, and where it comes `in_time`.
 
+        Where votes give way, the one that does not is replaced in any case: it may be the only one that is not stopped.
         Where an engine ended over the request nobody else is asked, in this place or in another: those who have it may
         finish, and what they say decides.
         """
@@ -375,12 +376,12 @@ class BallotBox:
         self.failures.append(failure.error)
         log.log(logging.INFO if isinstance(failure.error, BadRequest) else logging.WARNING, "lost: %s", failure.error)
         self.lead.lost(failure.batch, failure.error)
-        no_more = self._replaced or self._deadly or not in_time
+        no_more = failure.batch.gives_way in self._replaced or self._deadly or not in_time
         other = None if no_more else self.call.replace(failure, self._planned())
         replaced = 0
         if other is not None:
             self.lead.passes_to(other)
-            self._replaced = True
+            self._replaced.add(failure.batch.gives_way)
             replaced = len(other.samplings)
             self._seat(other)
         for _ in range(failure.missing - replaced):
@@ -474,8 +475,8 @@ class BallotBox:
         """
         if stopped_by == "deadline" and self.lead.pending:
             raise DeadlineExceeded("the answer was not complete by the request's deadline")
-        if not self.candidates:
-            raise no_candidate(self.failures, self.asked, late=stopped_by == "deadline")
+        if len(self.candidates) == self._gave_way:
+            raise no_candidate(self.failures, self.asked, stopped_by == "deadline", bool(self._gave_way))
         verdict = self._verdict(stopped_by, wasted_tokens, judge)
         return BallotResult(verdict, self.lead.candidate, self.lead.shown, tuple(self._known))
 
@@ -528,6 +529,7 @@ class Leader:
         self._missing = 0 if batch is None else len(batch.samplings)
         self._begun = False
         self._is_next = False
+        self._is_lost = False
         self.shown = StreamMode.BUFFER
         self.candidate: Candidate | None = None
 
@@ -584,13 +586,16 @@ class Leader:
             return
         if self.pending:
             raise error
-        self._batch = None
+        self._batch, self._is_lost = None, True
 
-    def passes_to(self, batch: Batch | None) -> None:
-        """`batch` was found for one that failed: it leads if the leader was in that one, and nothing was shown yet."""
-        if self._batch is None and self.candidate is None and self.shown == StreamMode.BUFFER:
-            self._batch, self._is_next = batch, False
-            self._missing = 0 if batch is None else len(batch.samplings)
+    def passes_to(self, batch: Batch) -> None:
+        """`batch` was found for one that failed: it leads where the leader is lost, and nothing was shown yet.
+
+        Not one that gives way: it may be stopped in mid-answer, and what was shown would have no end.
+        """
+        if self._is_lost and not batch.gives_way and self.shown == StreamMode.BUFFER:
+            self._batch, self._is_next, self._is_lost = batch, False, False
+            self._missing = len(batch.samplings)
 
     def begins_no_more(self) -> None:
         """Everybody has been stopped: the first words of an answer that has no end are not shown."""
@@ -598,8 +603,11 @@ class Leader:
             self._live = StreamMode.BUFFER
 
 
-def no_candidate(failures: Sequence[SwarmError], asked: int, late: bool) -> SwarmError:
-    """The error for a client when nobody answered: an engine ended over it, time ran out, its own mistake, or why."""
+def no_candidate(failures: Sequence[SwarmError], asked: int, late: bool, gave_way: bool = False) -> SwarmError:
+    """The error for a client when nobody answered: an engine ended over it, time ran out, its own mistake, or why.
+
+    `gave_way`: there are voters who were stopped for others, and who may have time for it soon.
+    """
     for error in failures:
         if isinstance(error, EngineDied):
             return error
@@ -613,6 +621,8 @@ def no_candidate(failures: Sequence[SwarmError], asked: int, late: bool) -> Swar
     if failures and all(isinstance(error, UpstreamRefused) for error in failures):
         return failures[0]  # its status and its words are the best that there is to say
     busy = [error.retry_after_s for error in failures if isinstance(error, Unavailable)]
+    if gave_way:
+        return Unavailable(f"{reasons or 'no voter answered'}; the others gave way to other requests: try again")
     if len(busy) == len(failures):
         return Unavailable(reasons, retry_after_s=min(busy, default=1))
     return EngineFailed(f"every voter failed: {reasons}")

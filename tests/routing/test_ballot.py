@@ -18,7 +18,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.strategies import Group
 from swarm.consensus.waves import SamplingChange
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, EngineFailed, PeerFailed, SwarmError, Unavailable
-from swarm.generation import Candidate, Delta, Finish, GenerationRequest, Usage
+from swarm.generation import GAVE_WAY, Candidate, Delta, Finish, GenerationRequest, Usage
 from swarm.routing.ballot import MAX_UNREAD, hold_ballot
 from swarm.routing.ballot_box import BallotBox, BallotCall, BallotResult, Failure, Report, no_candidate
 from swarm.routing.peer_answers import OnEvent
@@ -30,8 +30,8 @@ from tests.doubles.waiting import eventually
 SHORT_S = 0.03
 LONG_S = 30.0
 
-# What a voter does: says a text, waits, fails, or streams a delta (if somebody listens).
-Step = str | asyncio.Event | Exception | Delta
+# What a voter does: says a text, waits, fails, streams a delta (if somebody listens), or has a candidate of its own.
+Step = str | asyncio.Event | Exception | Delta | Candidate
 
 
 def replica(node: str) -> Replica:
@@ -76,6 +76,8 @@ class Hall:
                         meter.count(replace(step, choice=turn))
                         if on_event is not None:
                             await on_event(step)
+                    case Candidate():
+                        yield step
                     case asyncio.Event():
                         await step.wait()
                     case _:
@@ -255,6 +257,71 @@ async def test_one_lost_batch_is_replaced_and_a_second_is_not() -> None:
     assert verdict.asked == 4
     (lost,) = [summary for summary in verdict.candidates if summary.group is None]
     assert (lost.voter, lost.abstained) == ("lost@b", "failed: peer b: gone")
+
+
+def stopped(node: str) -> Candidate:
+    """A vote that gave way, as who ran it sends it: nothing of it has ended before."""
+    return Candidate(voter=f"idle@{node}", node=node, model="m", error=GAVE_WAY)
+
+
+def giving_way(call: BallotCall, replacement: str) -> BallotCall:
+    """`call`, in which all but the first give way, and whoever is lost is replaced at `replacement`."""
+
+    def replaced(failure: Failure, _: Mapping[str, int]) -> Batch:
+        return replace(failure.batch, replica=replica(replacement))
+
+    first, *others = call.batches
+    return replace(call, batches=(first, *(replace(each, gives_way=True) for each in others)), replace=replaced)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_who_replaces_a_vote_that_gives_way_leads_nothing(streamed: bool) -> None:
+    """It may be stopped in mid-answer: the vote goes on without it, whatever it had said."""
+    gate = asyncio.Event()
+    lost_first = PeerFailed("here", "gone") if streamed else "Answer: 1"
+    hall = Hall(
+        {
+            "here": [lost_first] if streamed else [gate, lost_first],
+            "a": [PeerFailed("a", "gone")],
+            "b": ["Answer: 2"] if streamed else [],
+            "spare": [Delta(0, "half"), stopped("spare")],
+        }
+    )
+    seats = [("here", 1), ("a", 1), ("b", 1)][: 3 if streamed else 2]
+    call = giving_way(hall.call(*seats, strategy=Strategy.MEDOID, stream_leader=streamed), "spare")
+    if streamed:  # nobody was found for the first
+        found = call.replace
+        call = replace(call, replace=lambda failure, _: found(failure, _) if failure.batch.gives_way else None)
+    asking = asyncio.create_task(outcome_of(call))
+    await eventually(lambda: "spare" in hall.runs and "spare" not in hall.running)
+    gate.set()
+    outcome = await asking
+    assert (outcome.verdict.votes, outcome.leader, outcome.shown) == (1, None, "buffer")
+
+
+async def test_the_vote_that_does_not_give_way_is_replaced_beside_one_that_does() -> None:
+    gate = asyncio.Event()
+    hall = Hall(
+        {
+            "here": [gate, PeerFailed("here", "gone")],
+            "a": [PeerFailed("a", "gone")],
+            "b": [PeerFailed("b", "gone")],
+            "spare": ["Answer: 1"],
+        }
+    )
+    asking = asyncio.create_task(outcome_of(giving_way(hall.call(("here", 1), ("a", 1), ("b", 1)), "spare")))
+    await eventually(lambda: hall.runs.count("spare") == 1)
+    gate.set()
+    outcome = await asking
+    assert (hall.runs.count("spare"), outcome.verdict.votes) == (2, 2)
+
+
+async def test_where_all_that_are_left_gave_way_the_client_is_told_to_come_back() -> None:
+    hall = Hall({"here": [PeerFailed("here", "gone")], "a": [stopped("a")]})
+    call = hall.call(("here", 1), ("a", 1))
+    call = replace(giving_way(call, "a"), replace=lambda *_: None)
+    with pytest.raises(Unavailable, match="peer here: gone; the others gave way to other requests: try again"):
+        await outcome_of(call)
 
 
 def never(*_: object) -> None:
