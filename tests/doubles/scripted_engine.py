@@ -59,7 +59,7 @@ class ScriptedEngine:
         self._model_id = model_id
         self._slots = slots
         self._voters = 0
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()  # another one for each change
 
     @property
     def model_id(self) -> str:
@@ -90,14 +90,14 @@ class ScriptedEngine:
         scripts = [self.script(request, self._voters + choice) for choice in range(n)]
         self._voters += n
         left = n
-        await self._count(running=n)
+        self._count(running=n)
         try:
             async with aclosing(together([_play(steps) for steps in scripts])) as events:
                 async for event in events:
                     left -= isinstance(event, Finish)
                     yield event
         finally:
-            await self._count(running=-n, cancelled=left)
+            self._count(running=-n, cancelled=left)
 
     async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
         await self._utility()
@@ -123,11 +123,11 @@ class ScriptedEngine:
     async def _utility(self) -> None:
         if self.utility_error is not None:
             raise self.utility_error
-        await self._count(running=1)
+        self._count(running=1)
         try:
             await self.utility_gate.wait()
         finally:
-            await self._count(running=-1)
+            self._count(running=-1)
 
     async def count_tokens(self, request: GenerationRequest) -> int:
         self.counted += 1
@@ -138,14 +138,15 @@ class ScriptedEngine:
 
     async def until(self, condition: Callable[[ScriptedEngine], bool]) -> None:
         """Return when `condition` holds; looks again whenever an answer begins or ends."""
-        async with asyncio.timeout(WAIT_S), self._changed:
-            await self._changed.wait_for(lambda: condition(self))
+        async with asyncio.timeout(WAIT_S):
+            while not condition(self):
+                await self._changed.wait()
 
-    async def _count(self, running: int = 0, cancelled: int = 0) -> None:
+    def _count(self, running: int = 0, cancelled: int = 0) -> None:
         self.running += running
         self.cancelled += cancelled
-        async with self._changed:
-            self._changed.notify_all()
+        self._changed.set()  # at once: whoever runs this may be about to be cancelled
+        self._changed = asyncio.Event()
 
 
 async def _play(steps: Sequence[Step]) -> EventStream:
