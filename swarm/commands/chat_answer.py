@@ -164,6 +164,8 @@ def vote_line(account: VoteAccount) -> str:
     else:
         agree = len(state.groups[0]) if state.groups else state.votes
         said = f"{agree} of {state.votes} agree" + (", no majority" if state.outcome == "plurality" else "")
+        if state.stopped_by == "strongest":
+            said += ", the strongest decides"
         if state.similarity is not None:
             said += f", likeness {state.similarity:.2f}"
     return " · ".join([said, *cost])

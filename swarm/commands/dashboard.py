@@ -42,7 +42,7 @@ MODEL_STYLES: Final = {
     "ready": "green", "loading": "yellow", "draining": "yellow", "unloading": "yellow", "failed": "bold red",
 }  # fmt: skip
 LEVEL_STYLES: Final = {"problem": "bold red", "warning": "yellow", "note": "cyan"}
-OUTCOME_STYLES: Final = {"consensus": "green", "plurality": "yellow", "degraded": "bold red"}
+OUTCOME_STYLES: Final = {"consensus": "green", "plurality": "yellow", "undecided": "yellow", "degraded": "bold red"}
 GRAVITY: Final = {"problem": 0, "warning": 1, "note": 2}
 NODE_GRAVITY: Final = {"dead": 0, "suspect": 1, "alive": 2, "absent": 3}
 

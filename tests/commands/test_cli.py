@@ -197,6 +197,8 @@ def test_a_vote_in_one_line() -> None:
     swarm = {"strategy": "auto", "votes": 4, "asked": 5, "quorum": True, "elapsed_ms": 12, "winner": "Zeus@kitchen"}
     candidates = [{"voter": str(number), "group": int(number > 2)} for number in range(4)]
     assert vote_line({**swarm, "candidates": candidates}) == "3 of 4 agree · 0 tokens · 12 ms"
+    strongest = "3 of 4 agree, the strongest decides · 0 tokens · 12 ms"
+    assert vote_line({**swarm, "candidates": candidates, "stopped_by": "strongest"}) == strongest
     assert vote_line({**swarm, "quorum": False}) == "no consensus, 4 of 5 voted · 0 tokens · 12 ms"
     assert vote_line({**swarm, "strategy": "single"}) == "Zeus@kitchen · 0 tokens · 12 ms"
     assert vote_line({**swarm, "winner": None}) == "nobody gave an answer · 0 tokens · 12 ms"

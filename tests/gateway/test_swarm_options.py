@@ -71,6 +71,9 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({"votes": 3}, {"n": 2}, "swarm.votes", "n is 2"),
     ({"strategy": "majority"}, {"n": 2}, "swarm.strategy", "n is 2"),
     ({"min_votes": 2}, {"n": 2}, "swarm.min_votes", "n is 2"),
+    ({"stop": {"ahead": 1}}, {"n": 2}, "swarm.stop", "n is 2"),
+    ({"stop": "posterior"}, {"n": 2}, "swarm.stop", "n is 2"),
+    ({"min_agreement": 0.5}, {"n": 2}, "swarm.min_agreement", "n is 2"),
 ]
 TAKEN: list[tuple[dict[str, Any], dict[str, Any], VoteOptions]] = [
     ({}, {}, VoteOptions()),

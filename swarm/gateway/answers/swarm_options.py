@@ -273,10 +273,16 @@ def options_of(swarm: SwarmOptions | None, *, stream: bool | None, choices: int 
     return swarm.options()
 
 
-def _asks_for_a_vote(swarm: SwarmOptions) -> Literal["swarm.strategy", "swarm.votes", "swarm.min_votes"] | None:
+def _asks_for_a_vote(
+    swarm: SwarmOptions,
+) -> Literal["swarm.strategy", "swarm.votes", "swarm.min_votes", "swarm.stop", "swarm.min_agreement"] | None:
     """The field that asks for more than a lone answer, if one does."""
     if swarm.strategy not in (Strategy.AUTO, Strategy.SINGLE):
         return "swarm.strategy"
     if (swarm.votes or 1) > 1:
         return "swarm.votes"
-    return "swarm.min_votes" if (swarm.min_votes or 1) > 1 else None
+    if (swarm.min_votes or 1) > 1:
+        return "swarm.min_votes"
+    if swarm.stop != StopRule.LEAD:
+        return "swarm.stop"
+    return "swarm.min_agreement" if swarm.min_agreement is not None else None

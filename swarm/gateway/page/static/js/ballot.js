@@ -64,7 +64,8 @@ export function inOneLine(ballot) {
   const leading = groupsOf(ballot.candidates ?? [])[0];
   const agree = leading && leading.id !== null ? leading.voters.length : 0;
   const words = !runs(ballot) ? T.agree(agree, ballot.votes) : T.soFar(agree, ballot.votes, ballot.asked);
-  return [words, !runs(ballot) && ballot.winner ? short(ballot.winner, 40) : "", ms(ballot.elapsed_ms)].filter(Boolean).join(" · ");
+  const strongest = ballot.stopped_by === "strongest" ? T.strongest : "";
+  return [words, strongest, !runs(ballot) && ballot.winner ? short(ballot.winner, 40) : "", ms(ballot.elapsed_ms)].filter(Boolean).join(" · ");
 }
 
 /** How a vote stands; folded it is one line with the groups while it is held. @param {{ballot: any, folded?: boolean}} props */

@@ -213,6 +213,7 @@ export const STRINGS = {
       done: "done",
     },
     agree: (/** @type {number} */ agree, /** @type {number} */ votes) => `${agree} of ${votes} agree`,
+    strongest: "the strongest decides",
     soFar: (/** @type {number} */ agree, /** @type {number} */ votes, /** @type {number} */ asked) =>
       `${votes} of ${asked} have answered${agree ? `, ${agree} alike` : ""}`,
     answeredBy: (/** @type {string} */ who) => who,
