@@ -145,7 +145,7 @@ def _add_voting(group: Any) -> None:
     many = f"answers to compare, 1 to {MAX_VOTES}, of prose, too (default: 5 of what can be counted)"
     modes = " | ".join(STREAM_MODES)
     group.add_argument("--votes", type=int, metavar="N", help=many)
-    strategies = f"how answers are chosen (default auto): {', '.join(STRATEGIES)}"
+    strategies = f"answers chosen by {', '.join(STRATEGIES)}".replace("auto", "auto (default)")
     group.add_argument("--strategy", choices=STRATEGIES, metavar="NAME", help=strategies)
     group.add_argument("--vote-stream", metavar="MODE", choices=STREAM_MODES, help=f"streamed votes show: {modes}")
 
