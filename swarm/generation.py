@@ -186,8 +186,8 @@ class Candidate(Frozen):
 
     `mean_logprob` is the mean log-probability of the generated tokens where the engine reports it, `confidence`
     the lowest mean of some in a row (`engines/assembly.py`); `stop_sequence` the one of the request's that ended the
-    answer, where the engine says which. `node_id` is of the node that was asked, written in by whoever asked it: it
-    never travels.
+    answer, where the engine says which. `node_id` is of the node that was asked, `temperature` what it was asked to be
+    drawn at (None: the engine's own): both are written in by whoever asked, and never travel.
     """
 
     voter: str
@@ -203,6 +203,7 @@ class Candidate(Frozen):
     elapsed_ms: int = 0
     mean_logprob: float | None = None
     confidence: float | None = None
+    temperature: Annotated[float | None, Field(exclude=True)] = None
     logprobs: JsonValue = None
     error: str | None = None
 

@@ -32,6 +32,11 @@ class Strategy(StrEnum):
         """Whether answers are compared at all: `first` takes the first one that comes, `single` asks for one."""
         return self not in (Strategy.FIRST, Strategy.SINGLE)
 
+    @property
+    def counts(self) -> bool:
+        """Whether equal answers are counted, where they can be: not where the most central one is wanted."""
+        return self.compares and self is not Strategy.MEDOID
+
 
 class StreamMode(StrEnum):
     """What a stream shows while the vote runs: the strongest voter's answer, nothing, or only its thoughts."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from swarm.consensus.options import Strategy
+from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.text_answer import Likenesses
 from swarm.generation import Candidate, GenerationRequest, ResponseFormat, ToolSpec
 
@@ -123,6 +123,17 @@ class Question:
     def countable(self) -> bool:
         """Whether its answers can be told equal or not, as far as the request says: else, and in doubt, it is prose."""
         return bool(self.tools) or self.wants_json or self.wants_value or self.wants_code
+
+    @property
+    def expected_kind(self) -> Kind:
+        """The kind that answers will most likely be, as far as the request says."""
+        if self.tools:
+            return "tool_calls"
+        if self.wants_json:
+            return "json"
+        if self.wants_final_answer:
+            return "number"
+        return "code" if self.wants_code else "text"
 
     @property
     def may_settle_early(self) -> bool:

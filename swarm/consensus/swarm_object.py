@@ -71,6 +71,8 @@ def _shown(summary: CandidateSummary) -> JsonObject:
         "tokens": summary.tokens,
         "ms": summary.elapsed_ms,
     }
+    if summary.temperature is not None:
+        shown["temperature"] = summary.temperature
     if summary.abstained is not None:
         shown["abstained"] = summary.abstained
     return shown

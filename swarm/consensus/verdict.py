@@ -42,7 +42,10 @@ _BEST_EFFORT = (
 
 @dataclass(frozen=True, slots=True)
 class CandidateSummary:
-    """One candidate's part in the vote. `group` counts from the winner's, 0; None where it `abstained` for a reason."""
+    """One candidate's part in the vote. `group` counts from the winner's, 0; None where it `abstained` for a reason.
+
+    `temperature` is None where its engine's own was left to it.
+    """
 
     voter: str
     model: str
@@ -51,6 +54,7 @@ class CandidateSummary:
     tokens: int
     elapsed_ms: int
     abstained: str | None = None
+    temperature: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +307,7 @@ def _summary(
         weight=float(ballot.weight) if ballot is not None else 0.0,
         tokens=candidate.usage.completion_tokens,
         elapsed_ms=candidate.elapsed_ms,
+        temperature=candidate.temperature,
         abstained=abstained,
     )
 

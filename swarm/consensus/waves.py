@@ -1,18 +1,25 @@
 """When voters are asked, how long they are waited for, and how their samples differ. Plain arithmetic.
 
 The least that can decide is asked first, the rest where it cannot. Shares of time are starting values, chosen so that
-one silent voter costs a vote less than half of its time again; see each constant. Samples differ in seed and, where a
-client asked for temperature 0, in temperature: identical greedy repeats of one model would be one vote, not k.
+one silent voter costs a vote less than half of its time again; see each constant.
+
+Samples differ in seed and in temperature. Each model's best single answer is its greedy one, and a second would be the
+first again: so where a client leaves the sampling to the swarm and answers are counted, one seat of each model is
+greedy and the others are varied, as far as was measured to pay (SAMPLED_AT; docs/voting.md has the figures). What a
+client says of its sampling goes for all seats, but for temperature 0, which would make k votes one.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from types import MappingProxyType
 
 from swarm.consensus.count import POSTERIOR_STOP, Lead, posterior
+from swarm.consensus.options import Kind
+from swarm.consensus.question import Question
 from swarm.consensus.tally import Tally
 from swarm.consensus.weights import KnownSource, VoterWeights
 from swarm.errors import BadRequest
@@ -24,7 +31,10 @@ PATIENCE_SHARE = 0.25  # ... and once half of it has, this much, if the others a
 RETRY_SHARE = 0.5  # of a ballot's time that must be left for a lost voter to be worth replacing
 
 MAX_VOTES = 64  # published gains flatten at 10-20 votes; comparing answers pairwise grows with the square
+GREEDY = 0.0
 DIVERSE_TEMPERATURE = 0.7  # what the self-consistency papers sample at: varied, still coherent
+# Where the first seat is greedy: of the kinds that were measured, each at that which its vote is best at.
+SAMPLED_AT: Mapping[Kind, float] = MappingProxyType({"tool_calls": 1.0, "number": 0.5, "choice": 0.5})
 _SEED_SPACE = 2**32
 _DERIVED_SEED_SPACE = 2**31  # derived seeds also fit a signed 32-bit field, and never hit llama.cpp's 2^32-1 = "random"
 
@@ -105,18 +115,115 @@ class SamplingChange:
     temperature: float | None
     seed: int
 
+    @property
+    def greedy(self) -> bool:
+        """Nothing of it is left to chance."""
+        return self.temperature == GREEDY
 
-def ballot_samplings(request: GenerationRequest, k: int, base_seed: int) -> tuple[SamplingChange, ...]:
-    """The sampling of each of `k` samples: the first is the client's own, greedy ones are varied from the second on.
+
+@dataclass(frozen=True, slots=True)
+class Voter:
+    """Who has a seat, as far as its sampling depends on it.
+
+    `own`: it is this node's. `choosy`: it gets no temperature but the client's, since it thinks before it answers (the
+    makers of such models warn that greedy ones repeat themselves without end), or is another service's.
+    """
+
+    model: str
+    own: bool = False
+    choosy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Temperatures:
+    """The temperatures of one ballot: of the `first` seat of each model, of the `others`, and of `choosy` voters.
+
+    None: the engine's default. `shown`: the leader has the first, too, because a client may see its answer grow.
+    """
+
+    first: float | None
+    others: float | None
+    choosy: tuple[float | None, float | None]
+    shown: bool = False
+
+    @property
+    def vary(self) -> bool:
+        """Whether it matters which seat is the first."""
+        return self.first != self.others
+
+    def of(self, voter: Voter, first: bool) -> float | None:
+        if voter.choosy:
+            return self.choosy[not first]
+        return self.first if first else self.others
+
+
+def temperatures(request: GenerationRequest, question: Question) -> Temperatures:
+    """At what temperatures the seats of a ballot on `request` answer."""
+    own = request.temperature
+    if own == 0:
+        varied = SAMPLED_AT.get(question.expected_kind, DIVERSE_TEMPERATURE) if _is_counted(question) else None
+        others = DIVERSE_TEMPERATURE if varied is None else varied
+        return Temperatures(own, others, (own, DIVERSE_TEMPERATURE), shown=True)
+    if own is not None or _has_own_sampling(request) or not _is_counted(question):
+        return Temperatures(own, own, (own, own), shown=True)
+    return Temperatures(GREEDY, SAMPLED_AT.get(question.expected_kind), (None, None))
+
+
+def _has_own_sampling(request: GenerationRequest) -> bool:
+    """The client said from which tokens is drawn, so that greedy is not what it wants."""
+    return any(value is not None for value in (request.top_p, request.top_k, request.min_p))
+
+
+def _is_counted(question: Question) -> bool:
+    """Whether answers are told equal or not: not prose, and no strategy that takes one as it comes, or the middle."""
+    return question.strategy.counts and question.expected_kind != "text"
+
+
+def first_seats(voters: Sequence[Voter], leader_too: bool = False) -> frozenset[int]:
+    """Which of the seats are the first of their models: of a model that this node runs its own first seat.
+
+    Which model a peer runs is its own word: whoever takes the lead by a name must not take the best sample from
+    everybody. `leader_too`: the first of all of each model's seats is one as well.
+    """
+    of_model: dict[str, int] = {}
+    of_own: dict[str, int] = {}
+    for index, voter in enumerate(voters):
+        of_model.setdefault(voter.model, index)
+        if voter.own:
+            of_own.setdefault(voter.model, index)
+    return frozenset([*(of_model | of_own).values(), *(of_model.values() if leader_too else ())])
+
+
+def ballot_samplings(
+    request: GenerationRequest, question: Question, voters: Sequence[Voter], base_seed: int
+) -> tuple[SamplingChange, ...]:
+    """The sampling of each seat, in the order of `voters`.
 
     Seeds are distinct, in 0..2^32-1, and the same for the same client seed; `base_seed` (the caller's random number)
-    stands in where the client gave none. Raises BadRequest for a `k` outside 1..MAX_VOTES.
+    stands in where the client gave none. Raises BadRequest for a number of voters outside 1..MAX_VOTES.
     """
-    if not 1 <= k <= MAX_VOTES:
-        raise BadRequest(f"{k} votes asked for: use 1 to {MAX_VOTES}", param="swarm.votes")
-    varied = DIVERSE_TEMPERATURE if request.temperature == 0 else request.temperature
-    seeds = _seeds(base_seed if request.seed is None else request.seed, k)
-    return tuple(SamplingChange(varied if index else request.temperature, seed) for index, seed in enumerate(seeds))
+    if not 1 <= len(voters) <= MAX_VOTES:
+        raise BadRequest(f"{len(voters)} votes asked for: use 1 to {MAX_VOTES}", param="swarm.votes")
+    drawn = temperatures(request, question)
+    first = first_seats(voters, leader_too=drawn.shown)
+    seeds = _seeds(base_seed if request.seed is None else request.seed, len(voters))
+    return tuple(
+        SamplingChange(drawn.of(voter, index in first), seed)
+        for index, (voter, seed) in enumerate(zip(voters, seeds, strict=True))
+    )
+
+
+def moved(
+    samplings: Sequence[SamplingChange], to: Voter, drawn: Temperatures, greedy_models: Collection[str]
+) -> tuple[SamplingChange, ...]:
+    """The samplings of seats that another voter takes: their own, but that no model is greedy twice.
+
+    `greedy_models` are those that have a greedy seat without these. What a client said itself goes for whoever comes.
+    """
+    if drawn.shown or not (to.choosy or to.model in greedy_models):
+        return tuple(samplings)
+    others = drawn.of(to, first=False)
+    return tuple(replace(each, temperature=others) if to.choosy or each.greedy else each for each in samplings)
 
 
 def _seeds(base: int, k: int) -> list[int]:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Protocol
 
 from swarm.consensus.cascade import Cascade, Step, next_step
 from swarm.consensus.judge import disputed
-from swarm.consensus.options import Ahead, Stop, StopRule, Strategy, StreamMode
+from swarm.consensus.options import MAX_VOTES, Ahead, Stop, StopRule, Strategy, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.strategies import ZERO, Group, Place
 from swarm.consensus.swarm_object import BallotStanding, OutstandingSeats, short_answers
@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 AskJudge = Callable[[Sequence[Group]], Awaitable[Candidate]]
 RunVoters = Callable[[Batch, OnEvent | None, Meter], AsyncGenerator[Candidate, None]]
+LAST_PLACE = 2 * MAX_VOTES  # of a favourite: more batches than one a seat, each replaced, there are not
 STOPS_THAT_SAVE = frozenset(
     {"unbeatable_lead", "posterior", "ahead", "out_of_reach", "agreed", "strongest", "first"}
 )  # whoever has not answered is not needed
@@ -118,6 +119,7 @@ class BallotCall:
     `strongest` are the models of the strongest seats: the vote is not over for them because others were quicker.
     `repeatable`: asked again it is to have the same outcome, so that little is left to who is how fast.
     In a `cascade` with a strong model that one alone is held back for `later`.
+    `favourite` is the model whose greedy answer goes before others where answers are otherwise alike: the strongest's.
     """
 
     question: Question
@@ -140,6 +142,7 @@ class BallotCall:
     strongest: frozenset[str] = frozenset()
     repeatable: bool = False
     cascade: Cascade | None = None
+    favourite: str | None = None
 
     @property
     def ahead(self) -> int | None:
@@ -175,6 +178,7 @@ class BallotBox:
         self._batches: list[Batch] = []
         self._own: set[ReplicaKey] = set()
         self._places: dict[str, Place] = {}
+        self._answered: dict[int, list[float | None]] = {}  # the temperatures of those in, by the id of their batch
         for batch in call.batches:
             self._ask(batch)
 
@@ -343,15 +347,28 @@ class BallotBox:
             return self.lead.take(report.batch, item)
         item = self._under_its_own_name(item.model_copy(update={"node_id": report.batch.replica.node_id}))
         self._out[key_of(report.batch.replica)] -= 1
-        if self.call.repeatable:
-            number = next(index for index, batch in enumerate(self._batches) if batch is report.batch)
-            self._places[item.voter] = number, words_of(item)
+        self._note_place(report.batch, item)
+        self._answered.setdefault(id(report.batch), []).append(item.temperature)
         self.candidates.append(item)
         if item.error == GAVE_WAY:  # somebody waits where it voted: the vote goes on with what it has
             self._gave_way += 1
             self.held = () if self._strong is None else self.held
         self.lead.arrived(report.batch, item)
         return None
+
+    def _note_place(self, batch: Batch, item: Candidate) -> None:
+        """Which of answers that are otherwise alike goes first: the strongest model's greedy one.
+
+        In a repeatable vote the seats and the words decide about the others as well, and not their names.
+        """
+        number = next(index for index, one in enumerate(self._batches) if one is batch)
+        others = 0 if self.call.favourite is None else LAST_PLACE
+        if item.model == self.call.favourite and item.temperature == 0:
+            self._places[item.voter] = number, words_of(item)
+        elif self.call.repeatable:
+            self._places[item.voter] = others + number, words_of(item)
+        else:
+            self._places[item.voter] = others, ""
 
     def _under_its_own_name(self, candidate: Candidate) -> Candidate:
         """A slot that was free again answers a second seat of the same ballot: another answer, so another voter."""
@@ -377,7 +394,7 @@ class BallotBox:
         log.log(logging.INFO if isinstance(failure.error, BadRequest) else logging.WARNING, "lost: %s", failure.error)
         self.lead.lost(failure.batch, failure.error)
         no_more = failure.batch.gives_way in self._replaced or self._deadly or not in_time
-        other = None if no_more else self.call.replace(failure, self._planned())
+        other = None if no_more else self.call.replace(self._unanswered(failure), self._planned())
         replaced = 0
         if other is not None:
             self.lead.passes_to(other)
@@ -387,6 +404,14 @@ class BallotBox:
         for _ in range(failure.missing - replaced):
             self._lost.append(self._empty_seat(failure))
         return other
+
+    def _unanswered(self, failure: Failure) -> Failure:
+        """The failure of those voters of its batch alone that have not answered."""
+        batch, left = failure.batch, list(failure.batch.samplings)
+        for temperature in self._answered.get(id(batch), ()):
+            if left:
+                left.remove(next((each for each in left if each.temperature == temperature), left[-1]))
+        return replace(failure, batch=replace(batch, samplings=tuple(left)))
 
     def _planned(self) -> Mapping[str, int]:
         """The seats of each party, those held back included."""
@@ -443,7 +468,8 @@ class BallotBox:
         if not (self.call.repeatable and self.outstanding) or self.counted.winner is None:
             return True
         first = self._batches[0]
-        return len(first.samplings) == 1 and self._places[self.counted.winner.voter][0] == 0
+        alone = len(first.samplings) == 1 or self.call.favourite is not None
+        return alone and self._places[self.counted.winner.voter][0] == 0
 
     def news(self) -> BallotStanding | None:
         """How the ballot stands, where that is wanted and has changed since it was last asked for."""

@@ -6,6 +6,7 @@ import logging
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.strategies import Group
 from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
-from swarm.consensus.waves import ballot_samplings, first_wave
+from swarm.consensus.waves import ballot_samplings, first_wave, moved, temperatures
 from swarm.errors import BadRequest, DeadlineExceeded, EngineDied, NoConsensus, SwarmError, Unavailable, UnknownModel
 from swarm.generation import (
     Candidate,
@@ -70,14 +71,12 @@ from swarm.routing.policy import (
     Plan,
     Reseat,
     VoteOptions,
-    expected_kind,
     in_waves,
     left_out,
     make_plan,
     measured_odds,
     no_better_than_a_guess,
     room_left,
-    sampled_here_too,
     seat_weights,
     seated_anew,
     source_at,
@@ -85,6 +84,7 @@ from swarm.routing.policy import (
     stream_mode,
     strongest_first,
     strongest_models,
+    voter_in,
     with_a_say,
 )
 from swarm.routing.preference import (
@@ -423,7 +423,7 @@ class Dispatcher:
         )
         plan = make_plan(ranked, options, self._defaults, asking, self._demand.peak(), voters=voters)
         if plan.mode == "vote" and strategy == Strategy.CASCADE:
-            kind = expected_kind(Question.of(request, strategy))
+            kind = Question.of(request, strategy).expected_kind
             plan = as_cascade(plan, voters, options.votes, self._weights.cascade, kind, queues=options.explicit)
         if plan.strong is not None:  # the weak have seats there
             able, voters = unranked(able), unranked(voters)
@@ -618,7 +618,9 @@ class Dispatcher:
             seats = (*small, plan.seats[-1])
         repeatable = request.seed is not None or is_greedy(request)
         base = RequestContent.of(request).seed if repeatable else random.getrandbits(31)
-        samplings = sampled_here_too(seats, ballot_samplings(request, plan.asked, base_seed=base))
+        voters = [voter_in(replica, request) for replica in seats]
+        samplings = ballot_samplings(request, question, voters, base_seed=base)
+        greedy = Counter(voter.model for voter, each in zip(voters, samplings, strict=True) if each.greedy)
         # Waves save nothing where only the last answer decides, and in a race: they would only cost time.
         in_turn = question.may_settle_early or options.stop == StopRule.POSTERIOR
         first = first_wave(list(map(source_at, seats)), weights, options.min_votes or 1) if in_turn else len(seats)
@@ -640,7 +642,7 @@ class Dispatcher:
             later=later,
             deadline=deadline,
             run=self._run(request, deadline, sure=plan.strategy == Strategy.CONFIDENT),
-            replace=lambda failure, seated: self._replacement(request, plan, failure, seated),
+            replace=lambda failure, seated: self._replacement(request, question, plan, failure, seated, greedy),
             reseat=self._reseat(request, plan),
             ask_judge=lambda groups: self._judge(request, plan, groups, deadline),
             stream_leader=stream,
@@ -654,6 +656,7 @@ class Dispatcher:
             strongest=strongest_models(seats, odds) if plan.strong is None else frozenset((seats[-1].model,)),
             repeatable=repeatable,
             cascade=plan.cascade,
+            favourite=seats[0].model if greedy[seats[0].model] else None,
         )
 
     def _reseat(self, request: GenerationRequest, plan: Plan) -> Reseat:
@@ -699,9 +702,17 @@ class Dispatcher:
         return await judgement(self._client, best_judge(able), request, groups, deadline)
 
     def _replacement(
-        self, request: GenerationRequest, plan: Plan, failure: Failure, seated: Mapping[str, int]
+        self,
+        request: GenerationRequest,
+        question: Question,
+        plan: Plan,
+        failure: Failure,
+        seated: Mapping[str, int],
+        greedy: Counter[str],
     ) -> Batch | None:
         """The same voters elsewhere, for a failure that is the node's and not the request's.
+
+        `greedy` counts the seats of each model that were given so, those lost included.
 
         Where the best has its share of the seats already, the next best that has not; else own workers, which queue.
         """
@@ -719,7 +730,10 @@ class Dispatcher:
         best = next((r for r in room if room[r]), None) or next((r for r in room if r.local), None)
         if best is None or not self._router.may_retry(lost, failure.error):
             return None
-        return failure.batch.moved(best, min(failure.missing, room[best] or best.slots))
+        batch = failure.batch.moved(best, min(failure.missing, room[best] or best.slots))
+        others = greedy - Counter({lost.model: sum(each.greedy for each in batch.samplings)})
+        drawn = temperatures(request, question)
+        return replace(batch, samplings=moved(batch.samplings, voter_in(best, request), drawn, frozenset(others)))
 
     def single(
         self,

@@ -123,7 +123,8 @@ async def peer_candidates(
                     if on_event is not None:
                         await on_event(read_leader_step(line, replica))
                     continue
-                yield read_candidate(line, replica, elapsed_ms(started))
+                answer = read_candidate(line, replica, elapsed_ms(started))
+                yield answer.model_copy(update={"temperature": request.temperature})
                 left -= 1
                 if not left:
                     return

@@ -36,9 +36,10 @@ from swarm.consensus.options import (
     StreamMode,
 )
 from swarm.consensus.question import Question
-from swarm.consensus.waves import SamplingChange
+from swarm.consensus.waves import SamplingChange, Voter
 from swarm.consensus.weights import MAX_RATIO, Source, VoterWeights, ballot_weights, log_odds
 from swarm.errors import BadRequest
+from swarm.generation import GenerationRequest
 from swarm.registry.weights_file import Measured, Weights, content_keys
 from swarm.routing.preference import (
     by_our_measure,
@@ -465,7 +466,7 @@ def measured_odds(known: Weights, question: Question, replicas: Iterable[Replica
         model: {**_together(of for source, of in own.items() if source.model == model), **known.models.get(model, {})}
         for model in sorted({replica.model for replica in nodes})
     }
-    kind = expected_kind(question)
+    kind = question.expected_kind
     if all(kind in of_model for of_model in counts.values()):
         odds = {model: log_odds(of_model[kind]) for model, of_model in counts.items()}
         known_all = all(
@@ -500,17 +501,6 @@ def no_better_than_a_guess(known: Weights, question: Question, replicas: Iterabl
         if odds and max(odds) <= 0:
             found.add(replica.key)
     return frozenset(found)
-
-
-def expected_kind(question: Question) -> Kind:
-    """The kind that answers will most likely be, as far as the request says."""
-    if question.tools:
-        return "tool_calls"
-    if question.wants_json:
-        return "json"
-    if question.wants_final_answer:
-        return "number"
-    return "code" if question.wants_code else "text"
 
 
 def strongest_first(seats: Sequence[Replica], odds: Mapping[str, float] = MappingProxyType({})) -> tuple[Replica, ...]:
@@ -619,15 +609,10 @@ def draws_first_apart(replica: Replica) -> bool:
     return replica.local and replica.capabilities.first_temperature
 
 
-def sampled_here_too(seats: Sequence[Replica], samplings: Sequence[SamplingChange]) -> tuple[SamplingChange, ...]:
-    """The samplings, with the client's own temperature for this node's first voter as well where a peer leads.
-
-    The leader has it, because the strongest model's best answer is the best there is. But which model a peer runs is
-    its own word: whoever takes the lead by a name must not take the best sample from everybody.
-    """
-    here = next((index for index, seat in enumerate(seats) if seat.local), 0)
-    own = samplings[0].temperature
-    return tuple(replace(s, temperature=own) if index == here else s for index, s in enumerate(samplings))
+def voter_in(replica: Replica, request: GenerationRequest) -> Voter:
+    """What the sampling of a seat there depends on."""
+    thinks = replica.capabilities.reasoning and request.thinking is not False
+    return Voter(replica.model, own=replica.local and not replica.upstream, choosy=thinks or replica.upstream)
 
 
 def in_waves(

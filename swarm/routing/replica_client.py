@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from federation.client import PeerClient
-from swarm.engines.assembly import AnswerBuilder
+from swarm.engines.assembly import AnswerBuilder, drawn_as
 from swarm.engines.engine import UNKNOWN_TOKEN_BYTES, Capabilities, refuse_too_long
 from swarm.errors import ContextExceeded, PeerFailed, UpstreamFailed
 from swarm.generation import (
@@ -387,7 +387,8 @@ async def local_candidates(
                         continue
                     note_speed(workers, event, begun)
                     voter = left.pop(event.choice)
-                    yield builder.candidate(voter, node, request.model, elapsed_ms(asked))
+                    answer = builder.candidate(voter, node, request.model, elapsed_ms(asked))
+                    yield answer.model_copy(update={"temperature": drawn_as(request, event.choice).temperature})
     except GaveWay:
         pass
     if gives_way:

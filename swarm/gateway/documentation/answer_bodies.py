@@ -27,6 +27,9 @@ class SwarmCandidate(BaseModel):
     weight: Annotated[float, Field(description="What its ballot weighed")]
     tokens: Annotated[int, Field(description="Tokens that it generated")]
     ms: Annotated[int, Field(description="Milliseconds from the question to its whole answer")]
+    temperature: Annotated[
+        float | None, Field(description="What it answered at: 0 is greedy; left out: its engine's own")
+    ] = None
     abstained: Annotated[str | None, Field(description="Why its answer does not count")] = None
 
 

@@ -8,7 +8,7 @@ import { html, useState } from "./ui.js";
 const T = STRINGS.ballot;
 const BROKEN = new Set(["failed", "cancelled"]); // nobody has won
 
-/** @typedef {{voter: string, model: string, group: number | null, weight: number, tokens: number, ms: number, abstained?: string, answer?: string}} Candidate */
+/** @typedef {{voter: string, model: string, group: number | null, weight: number, tokens: number, ms: number, temperature?: number, abstained?: string, answer?: string}} Candidate */
 /** @typedef {{id: number | null, answer: string, weight: number, voters: Candidate[]}} Group */
 
 /**
