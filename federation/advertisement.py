@@ -93,7 +93,7 @@ class Capabilities:
     grammar: bool = field(default=False, metadata=KEPT_HERE)
     logprobs: bool = field(default=False, metadata=KEPT_HERE)
     embeddings: bool = False
-    reasoning: bool = field(default=False, metadata=KEPT_HERE)
+    reasoning: bool = False  # whether it thinks before it answers: nobody asks such a one for a greedy answer unasked
     rerank: bool = False
     infill: bool = False
     vision: bool = False  # whether it is shown images

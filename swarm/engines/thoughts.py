@@ -15,7 +15,14 @@ from typing import Literal
 from swarm.generation import Delta, Finish, Usage
 
 OPENING, CLOSING = "<think>", "</think>"
+# What a template has that can have a model think: marks of thoughts, and the variables by which they are put back.
+_SIGNS = (OPENING, "[THINK]", "<seed:think>", "<|channel>thought", "<|channel|>analysis", "reasoning_content")
 _CLOSING_LINE = re.compile(r"^[ \t]*</think>|</think>[ \t]*$", re.MULTILINE)
+
+
+def may_think(chat_template: str) -> bool:
+    """Whether a model with this template thinks before it answers, as far as the template says."""
+    return any(sign in chat_template for sign in _SIGNS)
 
 
 class ThoughtReader:

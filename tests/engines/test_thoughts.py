@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from swarm.engines.thoughts import ThoughtReader, answer_in, parted
+from swarm.engines.thoughts import ThoughtReader, answer_in, may_think, parted
 from swarm.generation import Delta, Finish, ToolCallDelta, Usage
 
 END = Finish(0, "stop", Usage())
@@ -93,3 +93,19 @@ def test_a_stream_reads_as_the_whole_answer_does_however_it_is_cut(words: list[s
 )
 def test_what_is_compared(text: str, answer: str | None) -> None:
     assert answer_in(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("template", "thinks"),
+    [
+        ("{% if enable_thinking is false %}<think>\n\n</think>{% endif %}", True),
+        ("{{ message.reasoning_content }}", True),
+        ("<|start|>assistant<|channel|>analysis<|message|>", True),
+        ("[THINK]{{ thoughts }}[/THINK]", True),
+        ("{% for message in messages %}<|im_start|>{{ message.role }}{% endfor %}", False),
+        ("Think step by step. {{ message.content }}", False),
+        ("", False),
+    ],
+)
+def test_a_template_says_whether_a_model_thinks(template: str, thinks: bool) -> None:
+    assert may_think(template) == thinks

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.consensus.options import Strategy
@@ -79,6 +80,7 @@ def held(said: list[list[str]], wave: int, strategy: Strategy, dice: random.Rand
 batch_of_words = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3)
 
 
+@settings(deadline=None)
 @given(
     said=st.lists(batch_of_words, min_size=1, max_size=4),
     wave=st.integers(1, 4),
@@ -92,6 +94,64 @@ def test_the_same_answers_end_in_the_same_words_in_whatever_order_they_come(
     wave = max(min(wave, len(said)), next(n for n in range(1, 5) if 2 * seats(said[:n]) > seats(said)))
     ends = {held(said, wave, strategy, random.Random(seed))[0] for seed in seeds}
     assert len(ends) == 1
+
+
+@settings(deadline=None)
+@given(
+    said=st.lists(st.tuples(st.sampled_from(WORDS), st.sampled_from(["m", "n"])), min_size=2, max_size=7),
+    repeatable=st.booleans(),
+    strategy=st.sampled_from([Strategy.MAJORITY, Strategy.WEIGHTED]),
+    seeds=st.lists(st.integers(0, 10**6), min_size=2, max_size=6),
+)
+def test_where_answers_are_otherwise_alike_the_favourites_greedy_one_wins_whoever_is_how_fast(
+    said: list[tuple[str, str]], repeatable: bool, strategy: Strategy, seeds: list[int]
+) -> None:
+    """Both models have a greedy answer; only that of the first counts for more, and no name does."""
+    question = Question(strategy, wants_final_answer=True)
+    greedy = [next((n for n, (_, model) in enumerate(said) if model == name), None) for name in ("m", "n")]
+    batches = [
+        Batch(
+            replica(NODES[n % 3], model=model),
+            (SamplingChange(0.0 if n in greedy else 0.5, n),),
+        )
+        for n, (_, model) in enumerate(said)
+    ]
+    favourite = said[0][1]
+    ends: set[tuple[int, str]] = set()
+    for turn, seed in enumerate([*seeds, *seeds]):
+        dice = random.Random(seed)
+        box = BallotBox(
+            BallotCall(
+                question=question,
+                wanted=len(said),
+                batches=tuple(batches),
+                deadline=0.0,
+                run=nobody_runs,
+                replace=lambda *_: None,
+                repeatable=repeatable,
+                favourite=favourite,
+            )
+        )
+        names = random.Random(turn % 2).sample(range(1000), len(said))
+        for n in dice.sample(range(len(said)), len(said)):
+            batch, (text, model) = batches[n], said[n]
+            answer = Candidate(
+                voter=f"{names[n]}@{batch.replica.node}",
+                node=batch.replica.node,
+                model=model,
+                text=text,
+                finish_reason="stop",
+                temperature=batch.samplings[0].temperature,
+            )
+            box.take(Report(batch, answer))
+        verdict = box.outcome("all_in").verdict
+        assert verdict.winner is not None
+        votes = Counter(part.group for part in verdict.candidates if part.group is not None)
+        best = next(part for part in verdict.candidates if part.model == favourite and part.temperature == 0)
+        if best.group is not None and votes[best.group] == votes[0]:
+            assert verdict.winner.voter == best.voter, "of as many votes, and of equal words, it is the one"
+        ends.add((0 if repeatable else turn % 2, verdict.winner.text))
+    assert len(ends) == (1 if repeatable else 2), "who was how fast decides nothing"
 
 
 def seats(said: list[list[str]]) -> int:

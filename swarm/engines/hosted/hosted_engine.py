@@ -66,7 +66,7 @@ from swarm.engines.llama_cpp.progress import EngineHealth, EnginePace, EnginePro
 from swarm.engines.llama_cpp.server_engine import PROBE_TEXT, EngineHost
 from swarm.engines.llama_cpp.server_host import LOAD_LEAST_S, Serving, load_limit_s
 from swarm.engines.openai_dialect import TemplateRefused
-from swarm.engines.thoughts import OPENING
+from swarm.engines.thoughts import OPENING, may_think
 from swarm.errors import BadRequest, ContextExceeded, EngineDied, EngineFailed, Unavailable
 from swarm.generation import (
     SEED_MASK,
@@ -128,7 +128,7 @@ class HostedEngine:
             grammar=self._facts.forms,
             logprobs=self._facts.logprobs,
             embeddings=self._facts.embeds,
-            reasoning="<think>" in self._facts.chat_template,
+            reasoning=may_think(self._facts.chat_template),
             generates=self._facts.generates,
             first_temperature=True,
         )

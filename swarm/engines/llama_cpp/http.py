@@ -51,6 +51,7 @@ from swarm.engines.openai_dialect import (
     sse_data,
     translate_error,
 )
+from swarm.engines.thoughts import may_think
 from swarm.errors import BadRequest, EngineDied, EngineFailed, SwarmError, Unavailable
 from swarm.generation import (
     MIN_REPEAT_PENALTY,
@@ -393,7 +394,7 @@ class LlamaHttp:
             grammar=True,
             logprobs=True,
             embeddings=True,
-            reasoning="<think>" in model.chat_template,
+            reasoning=may_think(model.chat_template),
             infill=await self._can_infill(),
             vision=as_object(props.get("modalities")).get("vision") is True,
             first_temperature=True,
