@@ -67,9 +67,7 @@ class ScriptedEngine:
 
     @property
     def capabilities(self) -> Capabilities:
-        usual = Capabilities(
-            tools=True, grammar=True, logprobs=True, embeddings=True, reasoning=True, rerank=True, infill=True
-        )
+        usual = Capabilities(tools=True, grammar=True, logprobs=True, embeddings=True, rerank=True, infill=True)
         return replace(usual, **self.can)
 
     @property

@@ -136,7 +136,7 @@ async def test_the_official_client_reads_past_it(stage: Stage) -> None:
 
 async def test_a_failed_voter_is_part_of_the_standing(stage: Stage) -> None:
     stage.voters_say([EngineFailed("out of memory")], "x", "x", "x")
-    reply = await stage.client.chat(NUMBER, stream=True, swarm=WATCHED)
+    reply = await stage.client.chat(NUMBER, stream=True, temperature=0.5, swarm=WATCHED)  # one batch
     assert reply.chunks[-1]["error"]["message"].endswith("out of memory")
     told = ballots(reply.chunks)
     assert told[0]["candidates"] == []

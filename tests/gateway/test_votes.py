@@ -292,7 +292,8 @@ async def test_prose_is_asked_of_everyone_at_once_since_only_the_last_answer_set
     stage: Stage, question: str, waves: int
 ) -> None:
     stage.voters_say("It scatters.", "It does scatter.", "Scattering.", "Light scatters.")
-    account = swarm_of(await stage.client.chat(messages=[{"role": "user", "content": question}], swarm={"votes": 4}))
+    asked = [{"role": "user", "content": question}]
+    account = swarm_of(await stage.client.chat(messages=asked, temperature=0.5, swarm={"votes": 4}))  # a batch a wave
     assert (account["stopped_by"], account["asked"], len(stage.engine.requests)) == ("all_in", 4, waves)
 
 

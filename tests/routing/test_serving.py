@@ -53,7 +53,7 @@ def test_a_capability_goes_from_the_engine_to_the_wire_and_to_replicas_by_its_fi
 def test_the_wire_is_that_of_protocol_1() -> None:
     (served,) = served_models([STATE])
     assert list(json.loads(served.model_dump_json())) == [
-        "id", "context_tokens", "params", "tools", "embeddings", "rerank", "infill", "vision", "generates",
+        "id", "context_tokens", "params", "tools", "embeddings", "reasoning", "rerank", "infill", "vision", "generates",
         "fingerprint",
         "sha256", "slots", "slots_free", "tokens_per_s", "waiting", "wait_s", "state",
         "engine",
