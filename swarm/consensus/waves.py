@@ -146,11 +146,6 @@ class Temperatures:
     choosy: tuple[float | None, float | None]
     shown: bool = False
 
-    @property
-    def vary(self) -> bool:
-        """Whether it matters which seat is the first."""
-        return self.first != self.others
-
     def of(self, voter: Voter, first: bool) -> float | None:
         if voter.choosy:
             return self.choosy[not first]

@@ -151,7 +151,8 @@ def test_seats_that_move_keep_their_sampling_unless_a_model_would_be_greedy_twic
     assert moved([greedy], M, drawn, {"other"}) == (greedy,)
     assert moved([greedy], M, drawn, {"m"}) == (SamplingChange(0.5, 1),)
     assert moved([greedy], THINKS, drawn, ()) == (SamplingChange(None, 1),)
-    assert moved([greedy, sampled], M, drawn, ()) == (SamplingChange(0.5, 1), sampled), "they run as one batch"
+    assert moved([greedy, sampled], M, drawn, ()) == (greedy, sampled)
+    assert moved([greedy, sampled], THINKS, drawn, ()) == (SamplingChange(None, 1), SamplingChange(None, 2))
     assert moved([sampled, sampled], M, drawn, ()) == (sampled, sampled)
 
 
