@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -15,34 +12,18 @@ from hypothesis import strategies as st
 
 from swarm.cli import main
 from swarm.commands.bench_options import MAX_CLIENTS, read_clients
-from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.registry import load_engine
 from swarm.errors import SetupError
 from swarm.evaluation.load import LoadAnswer, LoadLevel, knee, percentile, prompt_of, sum_up, verdict
-from tests.doubles.running_node import RunningNode
-
-
-@asynccontextmanager
-async def demo_node(demo_model: Path) -> AsyncIterator[RunningNode]:
-    async def load() -> Engine:
-        return await load_engine("auto", EngineSpec("demo", demo_model, 512, 2, 1))
-
-    async with RunningNode("kitchen", load) as node:
-        yield node
-
-
-async def bench(*words: object) -> int:
-    """The exit code of `swarm bench load WORDS`, run beside this loop."""
-    return await asyncio.to_thread(main, ["bench", "load", *map(str, words)])
+from tests.commands.benches import bench, demo_node
 
 
 async def test_a_real_node_is_measured_level_by_level(
     demo_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plot = tmp_path / "load.svg"
-    async with demo_node(demo_model) as node:
+    async with demo_node(demo_model, context=512, slots=2) as node:
         options = ("--clients", "1,3", "--seconds", "0.3", "--max-tokens", "8", "--plot", plot)
-        assert await bench("--url", node.url, *options, "--json") == 0
+        assert await bench("load", "--url", node.url, *options, "--json") == 0
     shown = capsys.readouterr()
     report = json.loads(shown.out)
     assert [level["clients"] for level in report["levels"]] == [1, 3]
@@ -57,8 +38,8 @@ async def test_a_real_node_is_measured_level_by_level(
 async def test_a_refused_first_request_says_why_and_nothing_is_measured(
     demo_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with demo_node(demo_model) as node:
-        assert await bench("--url", node.url, "--model", "nobody", "--no-plot") == 1
+    async with demo_node(demo_model, context=512, slots=2) as node:
+        assert await bench("load", "--url", node.url, "--model", "nobody", "--no-plot") == 1
     assert "model 'nobody' is not served here" in capsys.readouterr().err
 
 

@@ -19,12 +19,10 @@ from aiohttp import web
 from swarm.cli import main
 from swarm.commands.bench_endpoint import MeasuredEndpoint
 from swarm.commands.bench_options import without_key
-from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.registry import load_engine
 from swarm.evaluation.questions import shipped_questions
 from swarm.evaluation.samples import Sample, SampleKey, sampling_seed
 from swarm.registry.weights_file import WEIGHTS_FILE, read_weights
-from tests.doubles.running_node import RunningNode
+from tests.commands.benches import bench, demo_node
 from tests.e2e.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,31 +49,17 @@ def six_questions(tmp_path: Path) -> Path:
     return path
 
 
-@asynccontextmanager
-async def demo_node(demo_model: Path) -> AsyncIterator[RunningNode]:
-    async def load() -> Engine:
-        return await load_engine("auto", EngineSpec("demo", demo_model, 1024, 8, 1))
-
-    async with RunningNode("kitchen", load) as node:
-        yield node
-
-
-async def bench(*words: object) -> int:
-    """The exit code of `swarm bench votes WORDS`, run beside this loop."""
-    return await asyncio.to_thread(main, ["bench", "votes", *map(str, words)])
-
-
 async def test_a_real_node_is_measured_on_six_questions(
     six_questions: Path, demo_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store, report, figures = (tmp_path / name for name in ("samples.jsonl", "votes.md", "votes.json"))
     words = ("--questions", six_questions, "--samples", SAMPLES, "--max-tokens", 128, "--store", store)
     weights = ("--save-weights", "--data-dir", tmp_path)
-    async with demo_node(demo_model) as node:
-        code = await bench("--url", node.url, *words, "--report", report, "--json", figures, *weights)
+    async with demo_node(demo_model, context=1024, slots=8) as node:
+        code = await bench("votes", "--url", node.url, *words, "--report", report, "--json", figures, *weights)
         assert code == 0
         assert f"{QUESTIONS * (SAMPLES + 1)} samples of demo to draw" in capsys.readouterr().err
-        assert await bench("--url", node.url, *words, "--limit", 2, "--report", report) == 0
+        assert await bench("votes", "--url", node.url, *words, "--limit", 2, "--report", report) == 0
     assert "0 samples of demo to draw" in capsys.readouterr().err, "what is in the store is not drawn again"
     samples = [json.loads(line) for line in store.read_text().splitlines()]
     assert len(samples) == QUESTIONS * (SAMPLES + 1)
@@ -98,8 +82,8 @@ async def test_a_real_node_is_measured_on_six_questions(
 async def test_an_unknown_model_is_named_with_those_there_are(
     demo_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with demo_node(demo_model) as node:
-        assert await bench("--url", node.url, "--models", "gpt-9") == 1
+    async with demo_node(demo_model, context=1024, slots=8) as node:
+        assert await bench("votes", "--url", node.url, "--models", "gpt-9") == 1
     assert "model 'gpt-9' is not served here; available: demo" in capsys.readouterr().err
 
 
@@ -216,7 +200,7 @@ async def test_an_endpoint_that_knows_only_openais_fields_is_asked_with_them(
     path = tmp_path / "mine.jsonl"
     path.write_text('{"question": "2+2?", "answer": 4}\n{"question": "3+3?", "answer": 6}\n')
     async with strict_server() as (url, taken):
-        assert await bench("--url", url, "--questions", path, "--samples", 3, "--parallel", 1) == 0
+        assert await bench("votes", "--url", url, "--questions", path, "--samples", 3, "--parallel", 1) == 0
     said = capsys.readouterr()
     assert "top_k and min_p as the endpoint has them" in said.out
     assert "| cloud-1 | 50.0 %" in said.out
