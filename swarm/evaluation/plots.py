@@ -113,7 +113,8 @@ def _draw_tokens(panel: Any, findings: Findings) -> None:
         _points(panel, majority, f"{main.model}, majority of {races.most}, lead stop", "X")
     if findings.pool is not None:
         _points(panel, [(row.tokens, row.right) for row in findings.pool.against], "all models together", "D-", "black")
-    panel.set_xscale("log")
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_formatter("{x:g}")
     panel.set_xlabel("tokens of an answer, all votes together")
     panel.set_ylabel("right, %")
 

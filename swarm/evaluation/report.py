@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swarm.errors import SetupError
+from swarm.evaluation.agreement import Threshold
 from swarm.evaluation.cascade import HALVINGS, STRONG_VOTES, CascadeFindings, CascadePoint
 from swarm.evaluation.curves import USUAL_VOTES
 from swarm.evaluation.findings import Findings
 from swarm.evaluation.signals import Signals
 from swarm.evaluation.targets import amount, area, percent, points, targets
+
+LEAST_COVERED = 0.01  # more than by the threshold above, else it has no line of its own
 
 BEGIN, END = "<!-- swarm bench votes -->", "<!-- end of swarm bench votes -->"
 
@@ -205,8 +208,17 @@ def _trust(findings: Findings) -> Iterator[str]:
         return
     yield f"| trust only votes of {trust.k} that agree at least | covers | right |"
     yield "|--:|--:|---|"
-    for row in reversed(trust.curve):
+    for row in _told_apart(trust.curve):
         yield f"| {100 * row.agreement:.0f} % | {100 * row.coverage:.1f} % | {percent(row.accuracy)} |"
+
+
+def _told_apart(curve: Sequence[Threshold]) -> list[Threshold]:
+    """The thresholds from above, without those that let hardly more votes through than the one before."""
+    shown: list[Threshold] = []
+    for row in reversed(curve):
+        if not shown or row is curve[0] or row.coverage >= shown[-1].coverage + LEAST_COVERED:
+            shown.append(row)
+    return shown
 
 
 def _stops(findings: Findings) -> Iterator[str]:
