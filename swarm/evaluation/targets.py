@@ -18,7 +18,8 @@ GAINING = (0.5, 0.9)
 SURE_GAIN = 0.02  # by confidence over the majority of as many votes
 AUROC = 0.85
 POOL_VOTES, POOL_LOSS = 3, -0.01  # of several models against the best of them
-RACE_BY, RACE_RIGHT, RACE_ASKED, RACE_LOSS = 3, 0.975, 3.7, -0.005  # on tool calls
+RACE_SET = "tools"
+RACE_BY, RACE_RIGHT, RACE_ASKED, RACE_LOSS = 3, 0.975, 3.7, -0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,17 +127,21 @@ def _pools(findings: Findings) -> Iterator[VoteTarget]:
 
 
 def _races(findings: Findings) -> Iterator[VoteTarget]:
-    """A chain of steps needs each of them right: what a race asks for that, on questions that all call tools."""
+    """A chain of steps needs each of them right: what a race asks for that, on questions that all call tools.
+
+    How many are right and what that takes is the questions' matter: those targets are for the shipped ones.
+    """
     if set(findings.kinds) != {"tool_calls"}:
         return
     for race in findings.races.ahead:
         if race.by != RACE_BY:
             continue
         measure = f"{findings.name}, {findings.main.model}: ahead by {race.by}"
-        asked = judged(Estimate(-race.asked.value, -race.asked.high, -race.asked.low), -RACE_ASKED)
-        least = f"at least {100 * RACE_RIGHT:.1f} %"
-        yield VoteTarget(f"{measure}, right", least, percent(race.right), judged(race.right, RACE_RIGHT))
-        yield VoteTarget(f"{measure}, votes asked", f"at most {RACE_ASKED}", amount(race.asked), asked)
+        if findings.name == RACE_SET:
+            asked = judged(Estimate(-race.asked.value, -race.asked.high, -race.asked.low), -RACE_ASKED)
+            least = f"at least {100 * RACE_RIGHT:.1f} %"
+            yield VoteTarget(f"{measure}, right", least, percent(race.right), judged(race.right, RACE_RIGHT))
+            yield VoteTarget(f"{measure}, votes asked", f"at most {RACE_ASKED}", amount(race.asked), asked)
         yield VoteTarget(
             f"{measure} against the majority of {findings.races.most}",
             f"within {-100 * RACE_LOSS:.1f} points",
