@@ -22,6 +22,7 @@ from swarm.commands.bench_endpoint import MeasuredEndpoint, embedded_endpoints
 from swarm.commands.bench_options import BenchOptions
 from swarm.commands.output import complain, interrupted, is_terminal, say
 from swarm.commands.terminal import show_share
+from swarm.consensus.waves import DIVERSE_TEMPERATURE, SAMPLED_AT
 from swarm.errors import SetupError, SwarmError, UnknownModel
 from swarm.evaluation.cascade import kept
 from swarm.evaluation.findings import Findings, measure
@@ -35,7 +36,7 @@ from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, add_weights,
 
 REDRAW_S = 0.5  # of the progress line in a terminal
 LOG_EVERY_S = 10.0  # between two lines of progress in a file or pipe
-TEMPERATURE, MAX_TOKENS, SAMPLES = 0.8, 1024, 15  # for questions whose file does not set them
+MAX_TOKENS, SAMPLES = 1024, 15  # for questions whose file does not set them
 MAX_UNNAMED_MODELS = 8  # of an endpoint that lists hundreds, nobody means all
 
 
@@ -223,7 +224,8 @@ def _question_set(name: str, options: BenchOptions) -> QuestionSet:
     elif name in PUBLIC_SETS:
         questions = public_questions(name)
     else:
-        questions = QuestionSet(Path(name).stem, read_questions(Path(name)), TEMPERATURE, MAX_TOKENS, SAMPLES)
+        problems = read_questions(Path(name))
+        questions = QuestionSet(Path(name).stem, problems, as_voted_on(problems), MAX_TOKENS, SAMPLES)
     return replace(
         questions,
         problems=questions.problems[: options.limit],
@@ -231,6 +233,12 @@ def _question_set(name: str, options: BenchOptions) -> QuestionSet:
         max_tokens=options.max_tokens or questions.max_tokens,
         samples=options.samples or questions.samples,
     )
+
+
+def as_voted_on(problems: Sequence[Problem]) -> float:
+    """The temperature that the seats behind the first have in votes on such questions; a middle one for a mixture."""
+    by_kind = {SAMPLED_AT.get(problem.kind, DIVERSE_TEMPERATURE) for problem in problems}
+    return by_kind.pop() if len(by_kind) == 1 else DIVERSE_TEMPERATURE
 
 
 def publish(options: BenchOptions, findings: Sequence[Findings], notes: Sequence[str]) -> None:

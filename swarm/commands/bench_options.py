@@ -327,7 +327,10 @@ def _add_questions(group: Any) -> None:
     group.add_argument("--limit", type=int, metavar="N", help="only the first N questions of each set")
     group.add_argument("--samples", type=int, metavar="K", help="of each model (default 15; tools 9)")
     group.add_argument(
-        "--temperature", type=float, metavar="T", help="of the samples (default as in votes: 0.5; tool calls 1.0)"
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="of the samples (default as in votes: numbers, choices 0.5, calls 1.0)",
     )
     group.add_argument("--max-tokens", type=int, metavar="N", help="of an answer (default 1024; arithmetic, tools 256)")
     group.add_argument(

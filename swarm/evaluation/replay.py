@@ -21,6 +21,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.reading import read
 from swarm.consensus.strategies import Place
 from swarm.consensus.verdict import Verdict, decide
+from swarm.consensus.waves import Voter, first_seats
 from swarm.consensus.weights import EQUAL, VoterWeights, ballot_weights
 from swarm.evaluation.samples import Answered, GradedAnswer, VoteOutcome
 from swarm.registry.weights_file import Measured, Measurements
@@ -155,8 +156,9 @@ def held(one: Answered, models: Sequence[str], k: int, seed: int) -> Iterator[li
 
 
 def greedy_seats(models: Sequence[str]) -> list[bool]:
-    """Which seats, given by their models, have their model's greedy answer."""
-    return [model not in models[:seat] for seat, model in enumerate(models)]
+    """Which seats, given by their models, have their model's greedy answer: those that have it on a node."""
+    firsts = first_seats([Voter(model) for model in models])
+    return [seat in firsts for seat in range(len(models))]
 
 
 def _samples_of_each(

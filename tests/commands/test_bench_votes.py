@@ -17,9 +17,10 @@ import pytest
 from aiohttp import web
 
 from swarm.cli import main
+from swarm.commands.bench import as_voted_on
 from swarm.commands.bench_endpoint import MeasuredEndpoint
 from swarm.commands.bench_options import without_key
-from swarm.evaluation.questions import shipped_questions
+from swarm.evaluation.questions import read_questions, shipped_questions
 from swarm.evaluation.samples import Sample, SampleKey, sampling_seed
 from swarm.registry.weights_file import WEIGHTS_FILE, read_weights
 from tests.commands.benches import bench, demo_node
@@ -111,6 +112,17 @@ def test_a_bad_line_is_named_by_its_number(tmp_path: Path, capsys: pytest.Captur
     path.write_text('{"question": "1+1?", "answer": 2}\n{"question": "2+2?"}\n')
     assert main(["bench", "votes", "--questions", str(path)]) == 2
     assert f"{path} line 2: answer: Field required" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answers", "temperature"), [([4, 5], 0.5), ([4, "B"], 0.5), (["yes it is", "so"], 0.7), ([4, "yes it is"], 0.7)]
+)
+def test_questions_of_ones_own_are_sampled_as_votes_on_them_are(
+    answers: list[int | str], temperature: float, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"question": f"{n}?", "answer": said}) + "\n" for n, said in enumerate(answers)))
+    assert as_voted_on(read_questions(path)) == temperature
 
 
 def test_a_key_is_never_part_of_the_report() -> None:
