@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.doubles.running_node import RunningNode
 
 
 @asynccontextmanager
-async def demo_node(model: Path, *, context: int, slots: int) -> AsyncIterator[RunningNode]:
+async def demo_node(model: Path, *, context: int, slots: int) -> AsyncGenerator[RunningNode]:
     """A node that answers with the embedded model in `model`, so many at once."""
 
     async def load() -> Engine:
