@@ -11,7 +11,7 @@ from rich.text import Text
 
 from federation.printable_text import one_line
 from swarm.commands.screen import words
-from swarm.commands.vote_stream import VoterPart, VoteState
+from swarm.commands.vote_stream import CascadePart, VoterPart, VoteState
 
 WIDE_COLUMNS = 64  # from here on a row has the model and what the answer cost
 MAX_NAME_COLUMNS, MAX_MODEL_COLUMNS = 24, 20
@@ -176,8 +176,23 @@ def outcome_rows(state: VoteState) -> list[OutcomeRow]:
         rows.append(OutcomeRow("dissent", f"{letter(index)}  {who}: {group[0].answer}"))
     if state.strategy == "judge":
         rows.append(OutcomeRow("judge", "none decided: the vote stands" if state.judge is None else state.judge))
+    if state.cascade is not None:
+        rows.append(OutcomeRow("cascade", cascade_text(state.cascade)))
     rows += [OutcomeRow("left out", f"{part.model}@{', '.join(part.nodes)}: {part.why}") for part in state.left_out]
     return [*rows, OutcomeRow("cost", cost_text(state))]
+
+
+def cascade_text(cascade: CascadePart) -> str:
+    """Whether the strongest model was asked, and how far the smaller ones agreed; or why it was a plain vote."""
+    if cascade.strong is None:
+        return f"a plain vote: {cascade.why_not or 'no model is stronger'}"
+    asked = f"{cascade.strong} {'was' if cascade.asked else 'was not'} asked"
+    if cascade.agreement is None or cascade.threshold is None:
+        return asked
+    basis = "as measured" if cascade.measured else "not measured"
+    return (
+        f"{asked}; {cascade.agreement:.0%} of the smaller models' votes agree, {cascade.threshold:.0%} must ({basis})"
+    )
 
 
 def verdict_row(state: VoteState) -> OutcomeRow:

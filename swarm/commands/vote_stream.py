@@ -61,6 +61,17 @@ class LeftOutModel(Frozen):
     why: Line = ""
 
 
+class CascadePart(Frozen):
+    """What became of a cascade, as far as it is shown."""
+
+    strong: Line | None = None
+    asked: bool = False
+    agreement: float | None = None
+    threshold: float | None = None
+    measured: bool = False
+    why_not: Line | None = None
+
+
 class VoteState(Frozen):
     """How a vote stands or ended. `saved`: planned voters that were never asked, or cancelled."""
 
@@ -86,6 +97,7 @@ class VoteState(Frozen):
     why: Line | None = None
     left_out: Annotated[tuple[LeftOutModel, ...], Field(max_length=MAX_PARTS)] = ()
     judge: Line | None = None
+    cascade: CascadePart | None = None
     candidates: Annotated[tuple[VoterPart, ...], Field(max_length=MAX_PARTS)] = ()
     out: Annotated[tuple[PendingSeats, ...], Field(max_length=MAX_PARTS)] = ()
     final: bool = True

@@ -9,7 +9,7 @@ import pytest
 from federation.printable_text import columns_of
 from swarm.commands.ballot_view import arrival_line, asked_line, ballot, bar, letter, outcome_rows, verdict
 from swarm.commands.screen import lines_of
-from swarm.commands.vote_stream import PendingSeats, VoterPart, VoteState, read_state, with_answers
+from swarm.commands.vote_stream import CascadePart, PendingSeats, VoterPart, VoteState, read_state, with_answers
 from swarm.errors import SwarmError
 
 ZEUS = VoterPart(voter="Zeus@kitchen", model="demo", group=0, weight=1, tokens=31, ms=412, answer="16")
@@ -82,6 +82,12 @@ def test_the_end_says_what_stopped_it_who_disagreed_and_what_it_cost() -> None:
         ({"weights": "measured"}, "weights as measured"),
         ({"strategy": "judge", "judge": "Vega@attic"}, "   judge  Vega@attic"),
         ({"strategy": "judge"}, "none decided: the vote stands"),
+        ({"cascade": {"strong": None, "why_not": "one model"}}, " cascade  a plain vote: one model"),
+        (
+            {"cascade": {"strong": "large", "asked": True, "agreement": 0.5, "threshold": 0.75, "measured": True}},
+            "large was asked; 50% of the smaller models' votes agree, 75% must (as measured)",
+        ),
+        ({"stopped_by": "agreed"}, "the strongest was not asked"),
         ({"stopped_by": "deadline"}, "time was up"),
         ({"stopped_by": "posterior"}, "95 % sure"),
         ({"stopped_by": "some\x1b[31mthing new"}, " stopped  something new"),
@@ -105,7 +111,8 @@ def hostile(count: int) -> VoteState:
     out = (PendingSeats(node=evil, model=evil, seats=30),)
     return VoteState(
         strategy=evil, kind=evil, votes=count, asked=count + 31, wanted=64, winner=voters[0].voter, judge=evil,
-        agreement=0.3, quorum=True, stopped_by=evil, candidates=(*voters, failed), out=out, final=False,
+        agreement=0.3, quorum=True, stopped_by=evil, cascade=CascadePart(why_not=evil),
+        candidates=(*voters, failed), out=out, final=False,
     )  # fmt: skip
 
 
