@@ -5,12 +5,12 @@ import { groupsOf, inOneLine, isVote, merged, stillOut } from "../../../swarm/ga
 
 const voter = (name, group, weight = 1) => ({ voter: name, model: "demo", group, weight, tokens: 3, ms: 20, answer: `answer ${group}` });
 
-test("equal answers stand together, the heaviest first, and who abstained last", () => {
-  const groups = groupsOf([voter("a", 1), voter("n", null), voter("b", 0, 2), voter("c", 1, 0.5)]);
+test("equal answers stand together, the winner's first though it is not the heaviest, and who abstained last", () => {
+  const groups = groupsOf([voter("a", 1), voter("n", null), voter("b", 0, 1), voter("c", 1, 0.5)]);
   assert.deepEqual(
     groups.map(({ id, weight, answer, voters }) => [id, weight, answer, voters.length]),
     [
-      [0, 2, "answer 0", 1],
+      [0, 1, "answer 0", 1],
       [1, 1.5, "answer 1", 2],
       [null, 0, "answer null", 1],
     ],
@@ -135,6 +135,10 @@ test("one answer is no vote, and says why it is one", () => {
   };
   assert.equal(isVote(single), false);
   assert.equal(inOneLine(single), "Zeus@kitchen · prose: its answers cannot be counted · 1.5 s");
+  const small = [0, 1, 1].map((group, at) => ({ voter: `v${at}@kitchen`, group, weight: 1 }));
+  const ended = { final: true, outcome: "plurality", stopped_by: "strongest", elapsed_ms: 12 };
+  const decided = { ...ended, asked: 3, votes: 3, winner: "v0@kitchen", candidates: small };
+  assert.equal(inOneLine(decided), "1 of 3 agree · the strongest decides · v0@kitchen · 12 ms");
   assert.equal(isVote(null), false);
 });
 

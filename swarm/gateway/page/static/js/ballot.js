@@ -23,7 +23,7 @@ export function merged(before, told) {
   return { ...told, candidates, out: told.out ?? [], final: told.final ?? true };
 }
 
-/** Equal answers together, the heaviest first, those who abstained last. Pure. @param {Candidate[]} candidates @returns {Group[]} */
+/** Equal answers together, the winner's (0) first, whether or not it is the heaviest, those who abstained last. Pure. @param {Candidate[]} candidates @returns {Group[]} */
 export function groupsOf(candidates) {
   /** @type {Map<number | null, Group>} */
   const groups = new Map();
@@ -34,9 +34,8 @@ export function groupsOf(candidates) {
     group.voters.push(one);
     groups.set(one.group, group);
   }
-  return [...groups.values()].sort(
-    (one, other) => Number(one.id === null) - Number(other.id === null) || other.weight - one.weight || (one.id ?? 0) - (other.id ?? 0),
-  );
+  const place = (/** @type {Group} */ group) => group.id ?? Number.POSITIVE_INFINITY;
+  return [...groups.values()].sort((one, other) => (place(one) < place(other) ? -1 : 1));
 }
 
 /** Whether an object of the node tells of a vote, and not of one answer that stands for itself. @param {any} ballot */
@@ -64,8 +63,9 @@ export function inOneLine(ballot) {
   const leading = groupsOf(ballot.candidates ?? [])[0];
   const agree = leading && leading.id !== null ? leading.voters.length : 0;
   const words = !runs(ballot) ? T.agree(agree, ballot.votes) : T.soFar(agree, ballot.votes, ballot.asked);
-  const strongest = ballot.stopped_by === "strongest" ? T.strongest : "";
-  return [words, strongest, !runs(ballot) && ballot.winner ? short(ballot.winner, 40) : "", ms(ballot.elapsed_ms)].filter(Boolean).join(" · ");
+  const by = ballot.stopped_by === "strongest" ? T.strongest : "";
+  const who = !runs(ballot) && ballot.winner ? short(ballot.winner, 40) : "";
+  return [words, by, who, ms(ballot.elapsed_ms)].filter(Boolean).join(" · ");
 }
 
 /** How a vote stands; folded it is one line with the groups while it is held. @param {{ballot: any, folded?: boolean}} props */
