@@ -1,7 +1,9 @@
 """A vote of 5 against one answer, on one node: what the other four voters cost in time; and what is done unasked.
 
 A prompt of 300 tokens that no cache has seen, 32 tokens out, both sides through the gateway and whole. The answers have
-a fixed length and never agree enough to end the vote early, so each run checks that all five were asked and counted.
+a fixed length and no vote ends early, so each run checks that all five were asked and counted. A vote whose first voter
+is greedy has two samplings; one by confidence has log-probabilities besides, whose cost is measured with a prompt that
+counts for less, too, and in one answer.
 
 Unasked (no `swarm` in the request) prose is answered once: as many tokens and as much time as `strategy: single`. What
 asks for a number is voted on.
@@ -14,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from load import Json, RunError, asking_for_a_number, exact_answer, special_tokens, whole
+from load import PROMPT_DIGITS, Json, RunError, asking_for_a_number, exact_answer, special_tokens, whole
 from measure import Figure, Target, interleaved, ratios
 from nodes import NodeUnderTest, node_under_test
 from report import progress
@@ -27,7 +29,21 @@ DIGITS = 282
 CONTEXT_TOKENS = 1024
 WORKERS = 8
 SEED = 20_240_603
-TARGET = Target("at most", 2.0)
+TARGET = Target("at most", 1.6)
+ALL = {"votes": VOTES, "min_votes": VOTES}  # at once, and to the end: what never agrees would be asked in two waves
+SIDES: dict[str, Json] = {  # what is added to a request; at temperature 0 the first voter alone is greedy
+    "one answer": {"swarm": {"strategy": "single"}},
+    f"vote of {VOTES}": {"swarm": ALL},
+    f"vote of {VOTES}, greedy first": {"temperature": 0, "swarm": {**ALL, "strategy": "majority"}},
+    f"vote of {VOTES}, greedy first, by confidence": {"temperature": 0, "swarm": {**ALL, "strategy": "confident"}},
+}
+WITHOUT_AND_WITH: dict[str, tuple[Json, Json]] = {  # log-probabilities
+    "one answer": ({"swarm": {"strategy": "single"}}, {"swarm": {"strategy": "single"}, "logprobs": True}),
+    f"{VOTES} voters": (
+        {"swarm": {**ALL, "strategy": "majority"}},
+        {"swarm": {**ALL, "strategy": "confident"}},
+    ),
+}
 SAME_TOKENS, SAME_TIME = Target("at most", 1.0), Target("at most", 1.05)
 
 
@@ -47,18 +63,18 @@ class Asker:
     node: NodeUnderTest
     dice: random.Random
     bias: dict[str, float]
+    tokens: int = TOKENS
+    digits: int = DIGITS
 
-    def one_s(self) -> float:
-        took_s, body = whole(self.node.gateway, self._body() | {"swarm": {"strategy": "single"}})
-        self._check_usage(body)
-        return took_s
-
-    def vote_s(self) -> float:
-        took_s, body = whole(self.node.gateway, self._body() | {"swarm": {"votes": VOTES}})
-        self._check_usage(body)
-        swarm = body["swarm"]
-        if (swarm["asked"], swarm["total_completion_tokens"]) != (VOTES, VOTES * TOKENS):
-            raise RunError(f"not {VOTES} votes of {TOKENS} tokens: {swarm}")
+    def asked_s(self, added: Json) -> float:
+        """Seconds for a request with what is `added`, whose answer or answers are all of full length."""
+        took_s, body = whole(self.node.gateway, self._body() | added)
+        tokens = body["usage"]["prompt_tokens"]
+        if self.digits == DIGITS and not PROMPT_TOKENS - PROMPT_MARGIN <= tokens <= PROMPT_TOKENS + PROMPT_MARGIN:
+            raise RunError(f"the prompt has {tokens} tokens, not about {PROMPT_TOKENS}")
+        swarm, voters = body["swarm"], added["swarm"].get("votes", 1)
+        if (swarm["asked"], swarm["total_completion_tokens"]) != (voters, voters * self.tokens):
+            raise RunError(f"not {voters} answers of {self.tokens} tokens: {swarm}")
         return took_s
 
     def cost(self, countable: bool, swarm: Json) -> Cost:
@@ -68,27 +84,44 @@ class Asker:
         told = reply["swarm"]
         return Cost(took_s, told["total_completion_tokens"] + (told["wasted_tokens"] or 0), told["asked"])
 
-    def _check_usage(self, body: Json) -> None:
-        tokens = body["usage"]["prompt_tokens"]
-        if not PROMPT_TOKENS - PROMPT_MARGIN <= tokens <= PROMPT_TOKENS + PROMPT_MARGIN:
-            raise RunError(f"the prompt has {tokens} tokens, not about {PROMPT_TOKENS}")
-
     def _body(self) -> Json:
-        return exact_answer(self.node.model, self.dice, self.bias, TOKENS, DIGITS)
+        return exact_answer(self.node.model, self.dice, self.bias, self.tokens, self.digits)
 
 
 def vote_against_one(name: str, model: Path, rounds: int, threads: int | None) -> list[Figure]:
     """The figures of the model in `model`, which the report calls `name`."""
     with node_under_test(model, WORKERS, CONTEXT_TOKENS, threads) as node:
         asker = Asker(node, random.Random(SEED), special_tokens(node.engine))
-        progress(f"{name}: a vote of {VOTES} against one answer, {rounds} rounds")
-        got = interleaved({"one": asker.one_s, "vote": asker.vote_s}, rounds)
-    one, vote = tuple(got["one"]), tuple(got["vote"])
+        progress(f"{name}: votes of {VOTES} against one answer, {rounds} rounds")
+        sides = {side: partial(asker.asked_s, added) for side, added in SIDES.items()}
+        got = {side: tuple(took) for side, took in interleaved(sides, rounds).items()}
+    one, *votes = SIDES
     return [
-        Figure(f"{name}, one answer", "ms", tuple(1000 * s for s in one)),
-        Figure(f"{name}, vote of {VOTES}", "ms", tuple(1000 * s for s in vote)),
-        Figure(f"**{name}, vote of {VOTES} / one answer**", "", ratios(vote, one), TARGET),
+        *(Figure(f"{name}, {side}", "ms", tuple(1000 * s for s in took)) for side, took in got.items()),
+        *(Figure(f"**{name}, {vote} / one answer**", "", ratios(got[vote], got[one]), TARGET) for vote in votes),
     ]
+
+
+def with_log_probabilities(name: str, model: Path, rounds: int, threads: int | None, tokens: int) -> list[Figure]:
+    """Tokens a second of one answer, and of all voters together, without log-probabilities and with them.
+
+    The prompt is short, and its reading is among the time.
+    """
+    figures: list[Figure] = []
+    with node_under_test(model, WORKERS, CONTEXT_TOKENS, threads) as node:
+        asker = Asker(node, random.Random(SEED), special_tokens(node.engine), tokens, PROMPT_DIGITS)
+        for who, (without, added) in WITHOUT_AND_WITH.items():
+            progress(f"{name}: {who} with log-probabilities and without, {rounds} rounds of {tokens} tokens")
+            sides = {"without": partial(asker.asked_s, without), "with": partial(asker.asked_s, added)}
+            got = interleaved(sides, rounds)
+            voters = without["swarm"].get("votes", 1)
+            speeds = {side: tuple(voters * tokens / seconds for seconds in took) for side, took in got.items()}
+            figures += [
+                Figure(f"{name}, {who}, without log-probabilities", "tokens/s", speeds["without"]),
+                Figure(f"{name}, {who}, with", "tokens/s", speeds["with"]),
+                Figure(f"**{name}, {who}, speed with / without**", "", ratios(speeds["with"], speeds["without"])),
+            ]
+    return figures
 
 
 def default_against_single(name: str, model: Path, rounds: int, threads: int | None) -> list[Figure]:

@@ -5,8 +5,8 @@
 Part `engine`: a vote of 5 on one node and `n=5` ask the same loaded engine for five whole answers of exactly the same
 length to one prompt, which share a prefill; the vote also reads, compares and counts them. Random weights never agree,
 so no vote ends early: each run checks that five were asked and five counted, and that both sides generated the same
-number of tokens. Parts `one` and `default`: `vote_against_one.py`. Part `frozen`: `frozen_voter.py`. What votes buy is
-measured by `swarm bench votes`.
+number of tokens. Parts `one`, `logprobs` and `default`: `vote_against_one.py`. Part `frozen`: `frozen_voter.py`. What
+votes buy is measured by `swarm bench votes`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from load import Json, RunError, exact_answer, special_tokens, whole
 from measure import Figure, Target, differences, interleaved, ratios
 from nodes import NodeUnderTest, node_under_test, random_model
 from report import ROOT, parser, progress, publish, read_environment
-from vote_against_one import default_against_single, vote_against_one
+from vote_against_one import default_against_single, vote_against_one, with_log_probabilities
 
 VOTES = 5
 CONTEXT_TOKENS = 1024
 PROMPTS_SEED = 20_240_602
 TARGET = Target("at most", 1.05)
-PARTS = ("default", "engine", "one", "frozen")
+PARTS = ("default", "engine", "one", "logprobs", "frozen")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def against_one(model: Path, options: argparse.Namespace) -> list[Figure]:
 def main() -> None:
     made = parser(__doc__)
     made.add_argument(
-        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="default, engine, one, frozen"
+        "--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help="default, engine, one, logprobs, frozen"
     )
     made.add_argument("--rounds", type=int, metavar="N", help="default 15; twice as many with the embedded model")
     made.add_argument("--frozen-rounds", type=int, metavar="N", help="votes on each side (default 40)")
@@ -112,6 +112,10 @@ def main() -> None:
         figures += against_engine(random_model(options.layers), options)
     if "one" in options.only:
         figures += against_one(random_model(options.layers), options)
+    if "logprobs" in options.only:
+        embedded = ROOT / "models" / "demo" / "demo.gguf"
+        for name, model in (("embedded model", embedded), ("random 0.5B model", random_model(options.layers))):
+            figures += with_log_probabilities(name, model, options.rounds, options.threads, options.tokens)
     if "frozen" in options.only:
         figures += frozen_voter(options.frozen_rounds)
     publish(environment, figures, options.json)
