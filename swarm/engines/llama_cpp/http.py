@@ -39,7 +39,7 @@ from swarm.engines.llama_cpp.grammar import whole_document
 from swarm.engines.llama_cpp.plain_text import PlainText, Restored
 from swarm.engines.llama_cpp.prefill import PromptReading, SlicedPrefill, is_long
 from swarm.engines.llama_cpp.progress import LoopCounts, SilentCall
-from swarm.engines.llama_cpp.prompt_slots import TEXT_CHARS, PromptSlots
+from swarm.engines.llama_cpp.prompt_slots import FEW_TOKENS, TEXT_CHARS, PromptSlots
 from swarm.engines.openai_dialect import (
     STOPPING_WORD,
     ChunkReader,
@@ -63,6 +63,7 @@ from swarm.generation import (
     Prompt,
     Usage,
     has_images,
+    prompt_chars,
     steady_temperature,
     texts_of,
 )
@@ -246,13 +247,12 @@ class LlamaHttp:
     async def _apart(self, request: GenerationRequest, parts: Sequence[tuple[GenerationRequest, int]]) -> EventStream:
         """Answers that take several requests, beside each other: they share the reading of their prompt where they can.
 
-        Where llama.cpp makes the prompt itself its tokens are not known here.
+        Where llama.cpp makes the prompt itself its tokens are not known here, and the shortest are not counted.
         """
         counts = [count for _, count in parts]
-        reading = (
-            nullcontext() if request.suffix is not None or has_images(request) else self._read_once(request, counts)
-        )
-        async with reading as read:
+        short = not request.tools and prompt_chars(request) < FEW_TOKENS
+        apart = short or request.suffix is not None or has_images(request)
+        async with nullcontext() if apart else self._read_once(request, counts) as read:
             sources = (
                 [self._readable] * len(parts)
                 if read is None
