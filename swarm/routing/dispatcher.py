@@ -114,7 +114,7 @@ from swarm.routing.replicas import (
     served_models,
 )
 from swarm.routing.router import DEFAULT_LIMITS, AnswerListener, FailureLimits, Router, RoutingListener
-from swarm.routing.rules import RoutingRules
+from swarm.routing.rules import RoutingRules, names_of, node_called, on_node
 from swarm.routing.single import FAILING_OVER, SingleAnswer
 from swarm.routing.upstream import UpstreamOffer, Upstreams, last_resorts, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall, UtilityRoom
@@ -192,9 +192,23 @@ class Dispatcher:
     def _here(self) -> tuple[Replica, ...]:
         return local_replicas(self._pool.states(), self._node_id, self.node)
 
-    def _everywhere(self) -> tuple[Replica, ...]:
-        """What a vote that has begun may use: this node, too, while it waits for that vote before it leaves."""
-        return self._router.with_local_knowledge(self._here() + self._peers())
+    def _everywhere(self, node: str | None = None) -> tuple[Replica, ...]:
+        """What a vote that has begun may use: this node, too, while it waits for that vote before it leaves.
+
+        Only that `node`, where the request names one.
+        """
+        return on_node(node, self._router.with_local_knowledge(self._here() + self._peers()))
+
+    def _node_meant(self, name: str | None) -> str | None:
+        """The id of the node called `name`. Raises BadRequest naming those there are; None: a request names none."""
+        if name is None:
+            return None
+        known: dict[str, tuple[str, ...]] = {self._node_id: (self.node,)}
+        for stock in self._peer_stocks():
+            known[stock.node_id] = (stock.node, stock.name or stock.node)
+        for replica in self._told():
+            known[replica.node_id] = names_of(replica)[1:]
+        return node_called(name, known)
 
     def _peers(self) -> tuple[Replica, ...]:
         """What peers serve, by the names that models have here."""
@@ -237,36 +251,40 @@ class Dispatcher:
         found = [each for each in could if each.key not in running]
         return self._router.with_local_knowledge(found, everything=False)
 
-    def _standing(self, name: str, local_only: bool = False, seeing: bool = False) -> tuple[Replica, ...]:
+    def _standing(
+        self, name: str, local_only: bool = False, seeing: bool = False, node: str | None = None
+    ) -> tuple[Replica, ...]:
         """Where models run, and behind them where the one called `name` could be loaded, if nobody runs it.
 
         Or, for a request that wants one `seeing`, where it could be loaded with its image part, if nobody runs it so. A
         model that runs is loaded once more where its queue is longer than that takes. For the alias nothing is loaded
-        while anything runs; then it is this node's default model.
+        while anything runs; then it is this node's default model. Where the request names a `node`, only of that one.
         """
-        ready = self.replicas(local_only)
+        ready = on_node(node, self.replicas(local_only))
         if name == SWARM_ALIAS:
             if any(replica.capabilities.generates for replica in ready):
                 return ready
             default = self._default_model()
-            return ready if default is None else (*ready, *self._could_load(default, local_only))
+            return ready if default is None else (*ready, *self._could_load(default, local_only, node))
         running = [replica for replica in ready if replica.model == name]
         if not running:
-            return (*ready, *self._could_load(name, local_only))
+            return (*ready, *self._could_load(name, local_only, node))
         if seeing and not any(replica.capabilities.vision for replica in running):
-            could = self._could_load(running[0].model, local_only)
+            could = self._could_load(running[0].model, local_only, node)
             return (*ready, *(replica for replica in could if replica.capabilities.vision))
         if local_only or any(replica.slots_free for replica in running):
             return ready
-        second = worth_a_second(running, self.loadable(running[0].model))
+        second = worth_a_second(running, on_node(node, self.loadable(running[0].model)))
         return ready if second is None else (*ready, replace(second, wait_s=ready_in_s(second)))
 
-    def _standing_for(self, request: GenerationRequest, local_only: bool) -> tuple[Replica, ...]:
-        return self._standing(request.model, local_only, has_images(request))
+    def _standing_for(
+        self, request: GenerationRequest, local_only: bool, node: str | None = None
+    ) -> tuple[Replica, ...]:
+        return self._standing(request.model, local_only, has_images(request), node)
 
-    def _could_load(self, name: str, local_only: bool) -> tuple[Replica, ...]:
+    def _could_load(self, name: str, local_only: bool, node: str | None) -> tuple[Replica, ...]:
         """The places, the best first."""
-        found = (replica for replica in self.loadable(name) if replica.local or not local_only)
+        found = (replica for replica in on_node(node, self.loadable(name)) if replica.local or not local_only)
         return soonest_ready(found)
 
     def _own_stock(self) -> Stock:
@@ -380,15 +398,22 @@ class Dispatcher:
         return bool(any(stock.models for stock in stocks) or self._resting() or self.offered())
 
     @contextmanager
-    def _choosing(self) -> Generator[None]:
+    def _choosing(self, node: str | None = None) -> Generator[None]:
         """A choice of who answers. A model of this node that is being loaded again is not unknown but Unavailable."""
         try:
             yield
         except UnknownModel as error:
             wanted = None if error.name == SWARM_ALIAS else error.name
-            refusal = None if self._leaving() else self._pool.refusal(wanted)
+            elsewhere = node not in (None, self._node_id)
+            refusal = None if self._leaving() or elsewhere else self._pool.refusal(wanted)
             if refusal is not None:
                 raise refusal from error
+            if node is not None:
+                there = on_node(node, (*self.replicas(), *self.loadable()))
+                name = next((replica.node for replica in there), node)
+                raise UnknownModel(
+                    error.name, model_names(there), f"by {name}, the only node that swarm.node lets be asked"
+                ) from error
             if not error.known:
                 raise
             raise UnknownModel(error.name, self.model_names(), error.why) from error  # what could be loaded, too
@@ -402,9 +427,10 @@ class Dispatcher:
         self.pills.refuse(RequestContent.of(request))  # first: the engine that it ended may still be gone
         if request.max_tokens == 0:  # it reads a prompt and says nothing: there is nothing to vote on
             options = replace(options, strategy=Strategy.SINGLE)
-        offers, prefixes = self._offers(options.upstream, local_only), prefixes_of(request)
+        node = self._node_meant(options.node)
+        offers, prefixes = self._offers(options.upstream and node is None, local_only), prefixes_of(request)
         strategy = strategy_of(options, self._defaults.strategy)
-        able = self._able(request, self._standing_for(request, local_only), offers, strategy)
+        able = self._able(request, self._standing_for(request, local_only, node), offers, strategy, node)
         if is_loaded_first := not any(replica.state == "ready" for replica in able):
             self._refuse_to_load(able[0], options)
         voters = able[:1] if is_loaded_first else tuple(r for r in able if r.state == "ready")
@@ -430,16 +456,21 @@ class Dispatcher:
         return replace(
             plan,
             prefixes=prefixes,
+            node=node,
             engines=frozenset(replica.engine for replica in able),
             left_out=() if plan.why == "asked for" else self._left_out(able, ready, voters, options),
         )
 
-    def sees(self, request: GenerationRequest, local_only: bool = False, upstream: bool = True) -> bool | None:
+    def sees(
+        self, request: GenerationRequest, local_only: bool = False, upstream: bool = True, node: str | None = None
+    ) -> bool | None:
         """Whether those who may answer `request` see its images; None where upstreams do, which look for themselves.
 
         Raises as `plan` does, and BadRequest where nobody can see what is asked about.
         """
-        able = self._able(request, self._standing_for(request, local_only), self._offers(upstream, local_only))
+        only = self._node_meant(node)
+        offers = self._offers(upstream and only is None, local_only)
+        able = self._able(request, self._standing_for(request, local_only, only), offers, node=only)
         nodes = [replica for replica in able if not replica.upstream]
         return any(replica.capabilities.vision for replica in nodes) if nodes else None
 
@@ -473,9 +504,10 @@ class Dispatcher:
         replicas: Sequence[Replica],
         offers: Sequence[UpstreamOffer] = (),
         strategy: Strategy = Strategy.AUTO,
+        node: str | None = None,
     ) -> tuple[Replica, ...]:
         """Who of `replicas` may answer `request` now, as voters or alone; for the alias with how strong each is."""
-        with self._choosing():
+        with self._choosing(node):
             able = who_can(request, replicas, offers, self.known)
         guessing = self._guessing(request, strategy, able)
         sound = tuple(replica for replica in able if replica.key not in guessing) or able
@@ -578,7 +610,7 @@ class Dispatcher:
         """Note where the conversation was answered: where the winner is, or the leader whose words were shown."""
         answer = result.leader or result.verdict.winner
         if answer is not None and answer.error is None:
-            asked = (*plan.seats, *self._everywhere())  # a voter may have been replaced, or moved
+            asked = (*plan.seats, *self._everywhere(plan.node))  # a voter may have been replaced, or moved
             place = next((r.key for r in asked if (r.node, r.model) == (answer.node, answer.model)), None)
             if place is not None:
                 self._router.affinity.answered(plan.prefixes, place)
@@ -594,9 +626,9 @@ class Dispatcher:
     def _left_over(self, request: GenerationRequest, plan: Plan, options: VoteOptions) -> Replica | None:
         """Who may still answer where no voter could: a node with no seat (its model is weaker), then an upstream."""
         asked = {replica.node_id for replica in plan.seats}
-        others = [replica for replica in self.replicas() if replica.node_id not in asked]
+        others = [replica for replica in on_node(plan.node, self.replicas()) if replica.node_id not in asked]
         best = next(iter(by_preference(self._able_among(others, request))), None)
-        above = last_resorts(request.model, plan.seats, self._offers(options.upstream))
+        above = last_resorts(request.model, plan.seats, self._offers(options.upstream and plan.node is None))
         return best or next(iter(above), None)
 
     def _call(
@@ -663,7 +695,7 @@ class Dispatcher:
         """Where those held back are asked, as things are when they are."""
 
         def reseat(held: Sequence[Batch], own: OwnVoters) -> tuple[Batch, ...]:
-            now = self._with_a_say(request, plan.strategy, self._everywhere())
+            now = self._with_a_say(request, plan.strategy, self._everywhere(plan.node))
             if plan.strong is not None:
                 return soonest_now(held, now)
             return seated_anew(held, own, now, idle_only=plan.idle_only, share=plan.share())
@@ -696,7 +728,7 @@ class Dispatcher:
     ) -> Candidate:
         """What the strongest of all that may answer `request` says of a vote's disputed answers."""
         try:
-            able = self._able(request, self._everywhere())
+            able = self._able(request, self._everywhere(plan.node))
         except (UnknownModel, BadRequest, Unavailable):  # whoever voted has left since, or is an upstream
             able = plan.seats
         return await judgement(self._client, best_judge(able), request, groups, deadline)
@@ -720,7 +752,8 @@ class Dispatcher:
             return None
         lost = failure.batch.replica
         share = plan.share(without=lost.party)
-        others = [r for r in self._with_a_say(request, plan.strategy, self._everywhere()) if r.node_id != lost.node_id]
+        rest = self._with_a_say(request, plan.strategy, self._everywhere(plan.node))
+        others = [replica for replica in rest if replica.node_id != lost.node_id]
         if plan.strong is not None:
             if lost.model != plan.strong:  # of the others it is decided without the lost
                 return None
@@ -754,8 +787,9 @@ class Dispatcher:
         """
 
         def rank_again() -> tuple[Replica, ...]:
-            offers = self._offers(upstream, local_only)
-            able = self._able(request, self._standing_for(request, local_only), offers, plan.requested)
+            offers = self._offers(upstream and plan.node is None, local_only)
+            standing = self._standing_for(request, local_only, plan.node)
+            able = self._able(request, standing, offers, plan.requested, plan.node)
             return self._ranked(request, able, offers, plan.prefixes, choices)
 
         answer = SingleAnswer(

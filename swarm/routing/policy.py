@@ -79,11 +79,23 @@ class VoteOptions:
     stream: StreamMode | None = None  # what a stream shows while the vote runs
     progress: bool = False  # whether a stream also says how the vote stands
     on_loading: OnLoading = OnLoading.WAIT
+    node: str | None = None  # the only one that may be asked, by its name or id
 
     @property
     def explicit(self) -> bool:
         """The client itself wants a vote: it is honoured and queues, where a node's default only takes what is idle."""
         return self.votes is not None or self.strategy not in (Strategy.AUTO, Strategy.SINGLE)
+
+    @property
+    def alone(self) -> VoteOptions:
+        """What of it concerns one answer, for an API on which nothing is voted on unless that is asked for."""
+        return VoteOptions(
+            Strategy.SINGLE,
+            deadline_s=self.deadline_s,
+            upstream=self.upstream,
+            on_loading=self.on_loading,
+            node=self.node,
+        )
 
     @property
     def wants_a_vote(self) -> bool:
@@ -143,7 +155,8 @@ class Plan:
     `share` of the seats wanted. `prefixes` is what the conversation is known again by. `engines` are those of
     everybody who may answer, by name; None for those of peers. `requested` is the strategy that was asked for, by the
     request or the node, and `why` says for one answer of it why it is one. `left_out` has no part in it. The last seat
-    of a `cascade` is that of its strong model, where it has one (see `cascading.py`).
+    of a `cascade` is that of its strong model, where it has one (see `cascading.py`). `node` is the id of the only
+    node that may be asked, where the request names one.
     """
 
     strategy: Strategy
@@ -157,6 +170,7 @@ class Plan:
     why: WhyOnce | None = None
     left_out: tuple[LeftOut, ...] = ()
     cascade: Cascade | None = None
+    node: str | None = None
 
     @property
     def mode(self) -> Literal["single", "vote"]:

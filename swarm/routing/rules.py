@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, StrictStr, TypeAdapter,
 from pydantic_core import ErrorDetails
 
 from federation.advertisement import MAX_MODEL_ID_CHARS, MAX_NAME_CHARS
-from swarm.errors import SetupError
+from swarm.errors import MOST_LISTED, BadRequest, SetupError
 from swarm.routing.replicas import Replica
 
 MAX_WEIGHT = 100.0  # a hundred times as eager; more is a typing error
@@ -101,6 +101,32 @@ def _is_pinned(replica: Replica, rules: RoutingRules) -> bool | None:
 def names_of(replica: Replica) -> tuple[str, ...]:
     """By what a rule may mean it: its id, the name it is shown by, and its own name where two nodes share one."""
     return tuple(dict.fromkeys((replica.node_id, replica.node, replica.name or replica.node)))
+
+
+def on_node(node: str | None, replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:
+    """Those on the node with this id; all, where a request names none."""
+    return replicas if node is None else tuple(replica for replica in replicas if replica.node_id == node)
+
+
+def node_called(name: str, known: Mapping[str, Collection[str]]) -> str:
+    """The id of the node that a request means by `name`, its id or one of its names; `known` has those of each id.
+
+    Raises BadRequest for a name that nobody has, or several, with what there is.
+    """
+    if name in known:
+        return name
+    found = sorted(node_id for node_id, names in known.items() if name in names)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BadRequest(f"{len(found)} nodes are called {name!r}: use an id ({', '.join(found)})", param="swarm.node")
+    there = sorted({next(iter(names), node_id) for node_id, names in known.items()})
+    listing = ", ".join(there[:MOST_LISTED])
+    if len(there) > MOST_LISTED:
+        listing += f" and {len(there) - MOST_LISTED} more"
+    raise BadRequest(
+        f"no node is called {name[:MAX_SHOWN_CHARS]!r} (a name, or an id); there are: {listing}", param="swarm.node"
+    )
 
 
 def unheard_of(rules: RoutingRules, replicas: Sequence[Replica]) -> tuple[str, ...]:

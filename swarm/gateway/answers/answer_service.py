@@ -108,7 +108,7 @@ class AnswerService:
             return request
         refuse_too_many(request)
         with self._condition.finding_a_model(self._dispatcher.node, local_only):
-            sees = self._dispatcher.sees(request, local_only, may_leave(http, options))
+            sees = self._dispatcher.sees(request, local_only, may_leave(http, options), options and options.node)
         if sees is None:
             return request
         return await self._images.looked_at(request, may_fetch=not local_only) if sees else in_words(request)

@@ -31,6 +31,7 @@ from swarm.gateway.observing.usage import Account
 from swarm.gateway.observing.vote_history import VoteHistory, spoken_turns
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject
 from swarm.logs import current_request_id
+from swarm.registry.weights_file import content_keys
 from swarm.routing.ballot_box import BallotResult, Begun
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.policy import Plan, VoteOptions
@@ -281,6 +282,10 @@ class RequestContext:
         served = self._served
         if served is not None and not self.asked.local_only:
             routed: JsonObject = {"node": served.replica.node, "reason": served.reason, "tried": list(served.tried)}
+            if self.plan.node is not None:  # for whoever measures that node: who it is, and what it says it runs
+                asked = served.replica
+                routed["node_id"] = asked.node_id
+                routed["content"] = content_keys(asked.sha256, asked.fingerprint, asked.model_there)[0]
             told["routed"] = routed
         return told | self._loaded() | breaks
 
@@ -345,6 +350,7 @@ def winner_of(verdict: Verdict) -> Candidate:
 def may_leave(http: web.Request, options: VoteOptions | None = None) -> bool:
     """Whether a request may go to this node's upstream.
 
-    Not where its sender says so, nor where this node is itself another's upstream: it could go round for ever.
+    Not where its sender says so, or names the node that is to answer, nor where this node is itself another's upstream:
+    it could go round for ever.
     """
-    return VIA_HEADER not in http.headers and (options is None or options.upstream)
+    return VIA_HEADER not in http.headers and (options is None or (options.upstream and options.node is None))

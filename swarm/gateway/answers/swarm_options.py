@@ -25,6 +25,7 @@ from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import Part
 from swarm.routing.policy import VoteOptions
 
+MAX_NODE_CHARS = 128  # names have up to 64, and as much again where two nodes share one; ids 52
 MAX_DEADLINE_S = 3600.0
 LEAST_MAX_VOTES = 9  # of a race that says no other: on tool calls two in a hundred are undecided there, ahead by 3
 MAX_NAME_CHARS = 80  # of a field that there is not, to be told and likened to those that there are
@@ -50,6 +51,7 @@ def _words(kind: type[StrEnum]) -> WithJsonSchema:
 
 Votes = Annotated[int, Field(ge=1, le=MAX_VOTES), _within(f"a whole number from 1 to {MAX_VOTES}")]
 Seconds = Annotated[float, Field(gt=0, le=MAX_DEADLINE_S), _within(f"seconds above 0 and up to {MAX_DEADLINE_S:.0f}")]
+NodeName = Annotated[str, Field(min_length=1, max_length=MAX_NODE_CHARS), _within("the name or the id of one node")]
 Share = Annotated[float, Field(ge=0, le=1), _within("a share from 0 to 1")]
 
 
@@ -141,6 +143,13 @@ class SwarmOptions(KnownFields):
         Field(description="Tell in chunks without choices how the vote stands; streamed completions only"),
     ] = False
     upstream: Annotated[bool, Field(description="false: this request never leaves the swarm for an upstream")] = True
+    node: Annotated[
+        NodeName | None,
+        Field(
+            description="Ask this node only, by its name or id: nobody else answers, and no upstream. One that there "
+            "is not is a 400 with those that there are, a model that it does not have a 404"
+        ),
+    ] = None
     on_loading: Annotated[
         OnLoading,
         _words(OnLoading),
@@ -233,6 +242,7 @@ class SwarmOptions(KnownFields):
             stream=self.stream,
             progress=self.progress,
             on_loading=self.on_loading,
+            node=self.node,
         )
 
 

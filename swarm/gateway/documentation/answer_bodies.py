@@ -54,6 +54,12 @@ class SwarmRoute(BaseModel):
     node: Annotated[str, Field(description="The node that answered")]
     reason: Annotated[str, Field(description="Why that one: " + ", ".join(REASONS))]
     tried: Annotated[list[str], Field(description="The nodes that were asked before it and failed")]
+    node_id: Annotated[
+        str | None, Field(description="The id of the node that answered, where the request named the node to ask")
+    ] = None
+    content: Annotated[
+        str | None, Field(description="What that node says its model is: a sha256, else a fingerprint, else its name")
+    ] = None
 
 
 class SwarmLoaded(BaseModel):

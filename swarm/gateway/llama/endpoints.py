@@ -11,7 +11,6 @@ from dataclasses import fields
 from aiohttp import web
 
 from swarm import program_version
-from swarm.consensus.options import Strategy
 from swarm.engines.engine import Capabilities
 from swarm.errors import BadRequest
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
@@ -31,7 +30,6 @@ from swarm.gateway.openai.utility_calls import (
     TokenizeBody,
     ask,
 )
-from swarm.routing.policy import VoteOptions
 from swarm.routing.replicas import SWARM_ALIAS
 
 
@@ -121,7 +119,7 @@ async def change_props(_: web.Request) -> web.Response:
 async def infill(request: web.Request) -> web.StreamResponse:
     """One continuation at the caret; never voted on, since no two are the same."""
     body = await named(request, await read_body(request, InfillBody))
-    options = VoteOptions(Strategy.SINGLE, deadline_s=body.options.deadline_s, upstream=body.options.upstream)
+    options = body.options.alone
     asked = AnswerRequest(body.to_request(), options, 1, bool(body.stream), PlainForm(body.model))
     try:
         return await request.app[ANSWER_SERVICE].answer(request, asked)
@@ -134,7 +132,7 @@ async def completion(request: web.Request) -> web.StreamResponse:
     body = await named(request, await read_body(request, PlainCompletionBody))
     options = body.options
     if not options.explicit and options.min_votes is None:
-        options = VoteOptions(Strategy.SINGLE, deadline_s=options.deadline_s, upstream=options.upstream)
+        options = options.alone
     service, form = request.app[ANSWER_SERVICE], PlainForm(body.model, tuple(body.response_fields or ()))
     asked = [AnswerRequest(each, options, 1, bool(body.stream), form) for each in body.requests()]
     try:

@@ -16,7 +16,6 @@ from typing import TypeVar
 from aiohttp import web
 from pydantic import JsonValue
 
-from swarm.consensus.options import Strategy
 from swarm.errors import BadRequest
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE, whole_candidates
 from swarm.gateway.answers.model_names import NAMES
@@ -30,7 +29,6 @@ from swarm.gateway.openai.listing import model_list, model_named, model_object
 from swarm.gateway.openai.shapes import CompletionShape, OpenAIForm, add_usage, usage_object
 from swarm.gateway.openai.utility_calls import BATCH, DetokenizeBody, ask, embed
 from swarm.generation import GenerationRequest, JsonObject, Usage
-from swarm.routing.policy import VoteOptions
 
 B = TypeVar("B", bound=Sampling)
 AT_ONCE = 4  # prompts in work: as many as a node has workers by default; the rest of a node is for others
@@ -126,7 +124,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     body = await named(request, await read_body(request, CompletionBody))
     options = body.options
     if not options.explicit and options.min_votes is None:
-        options = VoteOptions(Strategy.SINGLE, deadline_s=options.deadline_s, upstream=options.upstream)
+        options = options.alone
     service = request.app[ANSWER_SERVICE]
     asked: list[AnswerRequest] = []
     for prompt in body.prompts:
