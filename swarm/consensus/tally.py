@@ -15,7 +15,7 @@ from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.reading import read
 from swarm.consensus.strategies import NO_PLACE, ZERO, Ballot, Group, Place, group_weight, race
-from swarm.consensus.weights import EQUAL, KnownSource, Source, VoterWeights, source_of
+from swarm.consensus.weights import EQUAL, KnownSource, VoterSource, VoterWeights, source_of
 from swarm.generation import Candidate
 
 MAX_CANDIDATES = 128  # MAX_VOTES voters, each replaced once
@@ -166,7 +166,9 @@ def _logprob(candidate: Candidate) -> float:
     return logprob if logprob is not None and math.isfinite(logprob) else -math.inf
 
 
-def voters_counted(groups: Sequence[Group], abstentions: Sequence[Abstention], weights: VoterWeights) -> list[Source]:
+def voters_counted(
+    groups: Sequence[Group], abstentions: Sequence[Abstention], weights: VoterWeights
+) -> list[VoterSource]:
     """Whose every voter is that has a part in the vote, one for each; who gave way has none, nor who has no say."""
     stayed = (entry.candidate for entry in abstentions if entry.reason != AbstainReason.GAVE_WAY)
     by_voter = {candidate.voter: source_of(candidate) for candidate in stayed}

@@ -36,7 +36,7 @@ _ONE = Fraction(1)
 _NOT_MEASURED = Measured(0, 0)  # (0+2)/(0+4): right half of the time
 
 
-class Source(NamedTuple):
+class VoterSource(NamedTuple):
     """Whose an answer is: its model, by the name that it has here, and the id of the node that was asked.
 
     Without a node it stands for every node of that model that was not measured itself.
@@ -46,13 +46,13 @@ class Source(NamedTuple):
     node: str = ""
 
 
-KnownSource = Source | str | None  # of a seat: its node and model, or its model alone, or nothing is known
-Own = Mapping[Source, Mapping[str, Measured]]  # what was measured of single nodes, by kind
+KnownSource = VoterSource | str | None  # of a seat: its node and model, or its model alone, or nothing is known
+Own = Mapping[VoterSource, Mapping[str, Measured]]  # what was measured of single nodes, by kind
 
 
-def source_of(candidate: Candidate) -> Source:
+def source_of(candidate: Candidate) -> VoterSource:
     """Whose answer it is; `node_id` is written into it here, by whom it was asked of, and by nobody else."""
-    return Source(candidate.model, candidate.node_id)
+    return VoterSource(candidate.model, candidate.node_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,16 @@ class VoterWeights:
     """
 
     by_kind: Mapping[Kind, Mapping[str, Fraction]] = field(default_factory=dict[Kind, Mapping[str, Fraction]])
-    by_node: Mapping[Kind, Mapping[Source, Fraction]] = field(default_factory=dict[Kind, Mapping[Source, Fraction]])
+    by_node: Mapping[Kind, Mapping[VoterSource, Fraction]] = field(
+        default_factory=dict[Kind, Mapping[VoterSource, Fraction]]
+    )
 
-    def of(self, voter: Source | str, kind: Kind) -> Fraction:
+    def of(self, voter: VoterSource | str, kind: Kind) -> Fraction:
         """The weight of a ballot of `voter` (or of a model, on a node that was not measured) counted as `kind`.
 
         0: it has no say.
         """
-        source = Source(voter) if isinstance(voter, str) else voter
+        source = VoterSource(voter) if isinstance(voter, str) else voter
         own = self.of_node(source, kind)
         if own is not None:
             return own
@@ -81,15 +83,15 @@ class VoterWeights:
         found = weights.get(source.model)
         return found if found is not None else min((weight for weight in self._all(kind) if weight), default=_ONE)
 
-    def of_node(self, source: Source, kind: Kind) -> Fraction | None:
+    def of_node(self, source: VoterSource, kind: Kind) -> Fraction | None:
         """The weight of a node that was measured itself in `kind`; None of another."""
         return self.by_node[kind].get(source) if kind in self.by_node else None
 
-    def is_measured(self, source: Source, kind: Kind) -> bool:
+    def is_measured(self, source: VoterSource, kind: Kind) -> bool:
         """Whether something that was measured says what its ballots weigh in `kind`."""
         return kind in self.by_kind or self.of_node(source, kind) is not None
 
-    def has_no_say(self, source: Source) -> bool:
+    def has_no_say(self, source: VoterSource) -> bool:
         """Whether its ballots weigh nothing, whatever they are."""
         return not any(self.of(source, kind) for kind in KINDS)
 
@@ -99,7 +101,7 @@ class VoterWeights:
 
     def at_most(self, voter: KnownSource, kinds: Sequence[Kind]) -> Fraction:
         """The most that a ballot of `voter` can weigh, whichever of `kinds` it turns out to be."""
-        if isinstance(voter, Source):
+        if isinstance(voter, VoterSource):
             return max(self.of(voter, kind) for kind in kinds)
         return max(self._most(voter, kind) for kind in kinds)
 
@@ -127,7 +129,7 @@ EQUAL = VoterWeights()
 def ballot_weights(
     strategy: Strategy,
     measurements: Measurements,
-    voters: Sequence[Source | str],
+    voters: Sequence[VoterSource | str],
     max_ratio: float = MAX_RATIO,
     own: Own = MappingProxyType({}),
 ) -> VoterWeights:
@@ -139,18 +141,18 @@ def ballot_weights(
     a kind where everybody asked was measured. Whatever the strategy: a node that was itself measured to be no better
     than a guess has no say.
     """
-    asked = [Source(voter) if isinstance(voter, str) else voter for voter in voters]
+    asked = [VoterSource(voter) if isinstance(voter, str) else voter for voter in voters]
     by_kind: dict[Kind, Mapping[str, Fraction]] = {}
-    by_node: dict[Kind, Mapping[Source, Fraction]] = {}
+    by_node: dict[Kind, Mapping[VoterSource, Fraction]] = {}
     for kind in KINDS:
         nodes = {source: of_node[kind] for source, of_node in own.items() if kind in of_node}
-        seats = Counter(source if source in nodes else Source(source.model) for source in asked)
+        seats = Counter(source if source in nodes else VoterSource(source.model) for source in asked)
         models = {source: _of_model(measurements, source, kind) for source in seats if source not in nodes}
         unknown = any(counts is None for counts in models.values())
         enough = len(seats) > 0 and not unknown
         if strategy == Strategy.WEIGHTED:
             enough = any(source in nodes or models[source] is not None for source in seats)
-        weights: dict[Source, Fraction] = {}
+        weights: dict[VoterSource, Fraction] = {}
         if strategy not in (Strategy.MAJORITY, Strategy.CASCADE) and enough:
             counts = {source: counts or _NOT_MEASURED for source, counts in models.items()}
             weights = _weights(counts | nodes, seats, max_ratio)
@@ -163,7 +165,7 @@ def ballot_weights(
     return VoterWeights(by_kind, by_node)
 
 
-def _of_model(measurements: Measurements, source: Source, kind: Kind) -> Measured | None:
+def _of_model(measurements: Measurements, source: VoterSource, kind: Kind) -> Measured | None:
     return measurements.get(source.model, {}).get(kind)
 
 
@@ -173,8 +175,8 @@ def log_odds(counts: Measured) -> float:
 
 
 def _weights(
-    counts: Mapping[Source, Measured], seats: Mapping[Source, int], max_ratio: float
-) -> dict[Source, Fraction]:
+    counts: Mapping[VoterSource, Measured], seats: Mapping[VoterSource, int], max_ratio: float
+) -> dict[VoterSource, Fraction]:
     """By source, `seats` having those of the ballot; 0 for one that is no better than a guess; nothing where all are.
 
     One without a seat weighs what it would with the others' scale, and no more than the best of them.

@@ -22,7 +22,7 @@ from swarm.consensus.swarm_object import BallotStanding, OutstandingSeats, short
 from swarm.consensus.tally import Tally, is_settled, lead_over_others, posterior_stops, tally, wanted_more
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
 from swarm.consensus.waves import may_decide_alone, prefill_costs_more
-from swarm.consensus.weights import EQUAL, Source, VoterWeights
+from swarm.consensus.weights import EQUAL, VoterSource, VoterWeights
 from swarm.errors import (
     BadRequest,
     DeadlineExceeded,
@@ -168,7 +168,7 @@ class BallotBox:
         self._doubtful = False
         self._looked_at: tuple[int, int] | None = None
         self._nodes: dict[str, str] = {}
-        self._sources: dict[ReplicaKey, Source] = {}  # whose answers come from a place, by the model's name here
+        self._sources: dict[ReplicaKey, VoterSource] = {}  # whose answers come from a place, by the model's name here
         self._seated: Counter[str] = Counter()
         self._peers: dict[str, str] = {}  # the party of each peer that was asked, by the node name of its candidates
         self._strangers: dict[str, str] = {}  # the same of those whom nobody invited
@@ -334,10 +334,10 @@ class BallotBox:
             posterior_too=self.call.stop == StopRule.POSTERIOR,
         )
 
-    def _sources_out(self) -> list[Source]:
+    def _sources_out(self) -> list[VoterSource]:
         return [self._sources[place] for place, count in self._out.items() for _ in range(count)]
 
-    def _sources_held(self) -> list[Source]:
+    def _sources_held(self) -> list[VoterSource]:
         return [source for batch in self.held for source in batch.sources]
 
     def take(self, report: Report) -> Delta | Begun | None:

@@ -37,7 +37,7 @@ from swarm.consensus.options import (
 )
 from swarm.consensus.question import Question
 from swarm.consensus.waves import SamplingChange, Voter
-from swarm.consensus.weights import MAX_RATIO, Source, VoterWeights, ballot_weights, log_odds
+from swarm.consensus.weights import MAX_RATIO, VoterSource, VoterWeights, ballot_weights, log_odds
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest
 from swarm.registry.weights_file import Measured, Weights, content_keys
@@ -379,14 +379,14 @@ def kinds_to_expect(question: Question) -> tuple[Kind, ...]:
     return ("tool_calls", *(kind for kind in prose if kind != "tool_calls")) if question.tools else prose
 
 
-def source_at(replica: Replica) -> Source:
+def source_at(replica: Replica) -> VoterSource:
     """Whose an answer of this replica is."""
-    return Source(replica.model, replica.node_id)
+    return VoterSource(replica.model, replica.node_id)
 
 
-def measured_there(known: Weights, replicas: Iterable[Replica]) -> dict[Source, Mapping[str, Measured]]:
+def measured_there(known: Weights, replicas: Iterable[Replica]) -> dict[VoterSource, Mapping[str, Measured]]:
     """What was measured of the very nodes of `replicas`, with the model that they say they run now."""
-    found: dict[Source, Mapping[str, Measured]] = {}
+    found: dict[VoterSource, Mapping[str, Measured]] = {}
     for replica in replicas if known.nodes else ():
         of_node = known.nodes.get(replica.node_id, {})
         keys = content_keys(replica.sha256, replica.fingerprint, replica.model_there)
@@ -551,7 +551,7 @@ class Batch:
     gives_way: bool = False
 
     @property
-    def sources(self) -> tuple[Source, ...]:
+    def sources(self) -> tuple[VoterSource, ...]:
         """Whose the answers of its voters are, one for each."""
         return (source_at(self.replica),) * len(self.samplings)
 

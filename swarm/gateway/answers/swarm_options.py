@@ -51,7 +51,7 @@ def _words(kind: type[StrEnum]) -> WithJsonSchema:
 
 Votes = Annotated[int, Field(ge=1, le=MAX_VOTES), _within(f"a whole number from 1 to {MAX_VOTES}")]
 Seconds = Annotated[float, Field(gt=0, le=MAX_DEADLINE_S), _within(f"seconds above 0 and up to {MAX_DEADLINE_S:.0f}")]
-NodeName = Annotated[str, Field(min_length=1, max_length=MAX_NODE_CHARS), _within("the name or the id of one node")]
+OneNode = Annotated[str, Field(min_length=1, max_length=MAX_NODE_CHARS), _within("the name or the id of one node")]
 Share = Annotated[float, Field(ge=0, le=1), _within("a share from 0 to 1")]
 
 
@@ -144,7 +144,7 @@ class SwarmOptions(KnownFields):
     ] = False
     upstream: Annotated[bool, Field(description="false: this request never leaves the swarm for an upstream")] = True
     node: Annotated[
-        NodeName | None,
+        OneNode | None,
         Field(
             description="Ask this node only, by its name or id: nobody else answers, and no upstream. One that there "
             "is not is a 400 with those that there are, a model that it does not have a 404"
