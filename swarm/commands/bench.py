@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 
 from federation.printable_text import clean_line, one_line
 from swarm import program_version
@@ -32,7 +33,14 @@ from swarm.evaluation.questions import SHIPPED, Problem, QuestionSet, read_quest
 from swarm.evaluation.report import Provenance, link_from, render_report, write_report
 from swarm.evaluation.samples import DrawPlan, SampleKey, SampleStore
 from swarm.registry.names import EMBEDDED_NAMES
-from swarm.registry.weights_file import WEIGHTS_FILE, Measurements, add_weights, merged
+from swarm.registry.weights_file import (
+    WEIGHTS_FILE,
+    Measurements,
+    NodeMeasurements,
+    add_weights,
+    merged,
+    merged_nodes,
+)
 
 REDRAW_S = 0.5  # of the progress line in a terminal
 LOG_EVERY_S = 10.0  # between two lines of progress in a file or pipe
@@ -142,7 +150,7 @@ def bench_votes(options: BenchOptions) -> int:
     if not findings:
         complain("swarm: no question has all of its samples yet: nothing to report")
         return 1
-    publish(options, findings, run.notes)
+    publish(options, findings, run.notes, run.nodes)
     return 0 if problem is None else 1
 
 
@@ -155,6 +163,7 @@ class VotesBenchmark:
         self._store = store
         self.plans: list[DrawPlan] = []
         self.notes: list[str] = []
+        self.nodes: dict[str, tuple[str, str]] = {}  # by model of a node (MODEL@NODE) the node's id, and its content
 
     async def draw(self) -> None:
         """Plan, and draw what is missing. Raises SwarmError: a model is unknown, the endpoint went away, ..."""
@@ -168,6 +177,8 @@ class VotesBenchmark:
             for model, endpoint in endpoints.items():
                 note = await endpoint.settle(first.problems[0], model, first.max_tokens)
                 self.notes += [note] if note not in self.notes else []
+                if endpoint.node is not None:
+                    self.nodes[model] = await endpoint.identity(model)
             self.plans = plans
             wanted = missing(plans, self._store)
             complain(
@@ -175,6 +186,10 @@ class VotesBenchmark:
             )
             with self._store.recording():
                 await draw_samples(wanted, endpoints, self._options.parallel, self._store)
+            for model, known in self.nodes.items():
+                if await endpoints[model].identity(model) != known:
+                    del self.nodes[model]
+                    raise SwarmError(f"{model} is another model, or another node, than when this began: ask again")
 
     def findings(self) -> list[Findings]:
         """What the samples drawn so far say, one entry for each set of questions with a complete problem."""
@@ -194,6 +209,13 @@ class VotesBenchmark:
             if options.embedded:
                 models = _chosen(options.models, EMBEDDED_NAMES)
                 yield await stack.enter_async_context(embedded_endpoints(models))
+            elif options.nodes:
+                found: dict[str, MeasuredEndpoint] = {}
+                for node in options.nodes:
+                    one = await stack.enter_async_context(MeasuredEndpoint(options.url, options.api_key, node))
+                    wanted = [f"{model}@{node}" for model in options.models]
+                    found |= dict.fromkeys(_chosen(wanted, await one.models_of_its_node()), one)
+                yield found
             else:
                 endpoint = await stack.enter_async_context(MeasuredEndpoint(options.url, options.api_key))
                 yield dict.fromkeys(_chosen(options.models, await endpoint.models()), endpoint)
@@ -241,13 +263,22 @@ def as_voted_on(problems: Sequence[Problem]) -> float:
     return by_kind.pop() if len(by_kind) == 1 else DIVERSE_TEMPERATURE
 
 
-def publish(options: BenchOptions, findings: Sequence[Findings], notes: Sequence[str]) -> None:
-    """Write what the options ask for: the report (to standard output without a file), plots, JSON, weights."""
+def publish(
+    options: BenchOptions,
+    findings: Sequence[Findings],
+    notes: Sequence[str],
+    nodes: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+) -> None:
+    """Write what the options ask for: the report (to standard output without a file), plots, JSON, weights.
+
+    `nodes` has the id and the content of each model that one node alone was asked for.
+    """
+    at = f", asked of {' and '.join(options.nodes)} alone" if options.nodes else ""
     provenance = Provenance(
         command=options.command,
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         version=program_version(),
-        source="embedded models, each behind a node" if options.embedded else options.url,
+        source="embedded models, each behind a node" if options.embedded else options.url + at,
         strategy=options.strategy,
         seed=options.seed,
         notes=tuple(notes),
@@ -264,19 +295,30 @@ def publish(options: BenchOptions, findings: Sequence[Findings], notes: Sequence
     if options.json_file is not None:
         _write_json(options.json_file, provenance, findings)
     if options.weights_dir is not None:
-        _save_weights(options.weights_dir, findings)
+        _save_weights(options.weights_dir, findings, nodes if options.nodes else None)
 
 
-def _save_weights(folder: Path, findings: Sequence[Findings]) -> None:
-    """Add what every model got right to the weights file, which a node reads when it starts."""
+def _save_weights(
+    folder: Path, findings: Sequence[Findings], nodes: Mapping[str, tuple[str, str]] | None = None
+) -> None:
+    """Add what every model got right to the weights file, which a node reads when it starts.
+
+    Where `nodes` alone were asked, it is theirs, and says nothing of their models elsewhere.
+    """
     path = folder / WEIGHTS_FILE
     new: Measurements = {}
     for one in findings:
         new = merged(new, one.measured)
-    cascades = {kind: one for found in findings for kind, one in kept(found.cascades).items()}
-    total = add_weights(path, new, cascade=cascades).models
+    of_nodes: NodeMeasurements = {}
+    for model, (node_id, content) in (nodes or {}).items():
+        of_nodes = merged_nodes(of_nodes, {node_id: {content: new.get(model, {})}})
+    found = [] if nodes is not None else findings  # a cascade is of models
+    cascades = {kind: one for each in found for kind, one in kept(each.cascades).items()}
+    weights = add_weights(path, new if nodes is None else {}, of_nodes, cascade=cascades)
     for model, kinds in new.items():
-        counts = ", ".join(f"{kind} {total[model][kind].correct} of {total[model][kind].asked}" for kind in kinds)
+        node_id, content = (nodes or {}).get(model, ("", ""))
+        total = weights.models.get(model, {}) if nodes is None else weights.nodes.get(node_id, {}).get(content, {})
+        counts = ", ".join(f"{kind} {total[kind].correct} of {total[kind].asked}" for kind in kinds if kind in total)
         complain(f"{path}: {model}: {counts}")
     for kind, one in cascades.items():
         agree = f"{100 * one.agreement:.0f} % of {one.votes} votes of {', '.join(one.small)}"

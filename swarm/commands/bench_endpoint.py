@@ -90,17 +90,44 @@ def base_url(url: str) -> str:
     return base if base.endswith("/v1") else base + "/v1"
 
 
+class _Route(Frozen):
+    node_id: str
+    content: str
+
+
+class _Told(Frozen):
+    routed: _Route
+
+
+class _Routed(Frozen):
+    swarm: _Told
+
+
+class _NodeEntry(Frozen):
+    id: str
+    name: str
+
+
+class _Health(Frozen):
+    node: _NodeEntry
+    peers: tuple[_NodeEntry, ...] = ()
+    models: dict[str, tuple[str, ...]] = {}
+
+
 class MeasuredEndpoint:
     """An OpenAI API; use as `async with`. `base` ends in `/v1`; `extra` are the fields that every request carries.
+
+    With `node` only this one of a swarm's nodes answers, and its models are called MODEL@NODE.
 
     `at_once` is how many samples of a model one request may ask for (`n`), where that is less than MOST_AT_ONCE.
     """
 
-    def __init__(self, url: str, api_key: str | None) -> None:
+    def __init__(self, url: str, api_key: str | None, node: str | None = None) -> None:
         self.base = base_url(url)
         self.extra: dict[str, Any] = dict(ONLY_OPENAI)
         self.at_once: dict[str, int] = {}
         self._api_key = api_key
+        self.node = node
 
     async def __aenter__(self) -> Self:
         headers = {} if self._api_key is None else {"Authorization": f"Bearer {self._api_key}"}
@@ -126,13 +153,44 @@ class MeasuredEndpoint:
                 f"{self.base}/models does not answer with a list of models: is that an OpenAI endpoint?"
             ) from error
 
+    def _there(self, model: str) -> str:
+        """The name of `model` in a request."""
+        return model if self.node is None else model.removesuffix(f"@{self.node}")
+
+    async def models_of_its_node(self) -> list[str]:
+        """The models that its node runs. Raises SwarmError: no node answers here, or none of this name is known."""
+        status, body = await self._send("GET", "/federation/health", None)
+        try:
+            health = _Health.model_validate_json(body if status == 200 else b"")
+        except ValidationError as error:
+            raise SwarmError(f"--node {self.node}: {self.base} is no node, so that it has no other nodes") from error
+        names = {each.name for each in (health.node, *health.peers) if self.node in (each.id, each.name)}
+        if not names:
+            there = ", ".join(sorted(each.name for each in (health.node, *health.peers)))
+            raise SwarmError(clean_line(f"--node {self.node}: no node is called so; there are: {there}"))
+        return [f"{model}@{self.node}" for model, nodes in health.models.items() if names & set(nodes)]
+
+    async def identity(self, model: str) -> tuple[str, str]:
+        """The id of its node and what that says is the content of `model`, as an answer tells. Raises SwarmError."""
+        body = {"model": self._there(model), "messages": HOT["messages"], "max_tokens": 1, **self.extra}
+        status, said, _ = await self._answer(body)
+        if status != 200:
+            raise self._refusal(status, said)
+        try:
+            told = _Routed.model_validate_json(said).swarm.routed
+        except ValidationError as error:
+            raise SwarmError(f"{self.base} does not say which node answers: is it an older one?") from error
+        return told.node_id, told.content
+
     async def settle(self, problem: Problem, model: str, max_tokens: int) -> str:
         """Find out which fields it takes, and whether `n`, by two short answers; a note for the report.
 
         Raises SwarmError.
         """
         status, _ = await self._send("GET", "/federation/health", None)
-        node = ONE_VOTER if status == 200 else {}
+        node: dict[str, Any] = ONE_VOTER if status == 200 else {}
+        if self.node is not None:
+            node = {"swarm": {**ONE_VOTER["swarm"], "node": self.node}}
         short = min(max_tokens, SHORT_TOKENS)
         for sampling in (WHOLE_DISTRIBUTION | LOGPROBS, WHOLE_DISTRIBUTION, ONLY_OPENAI):
             self.extra = {**sampling, **node}
@@ -149,7 +207,9 @@ class MeasuredEndpoint:
         ]
         if "logprobs" not in self.extra:
             notes.append("without log-probabilities, which it does not give")
-        if not await self._gives_several({"model": model, "max_tokens": short, "seed": 1, **self.extra, **HOT}):
+        if not await self._gives_several(
+            {"model": self._there(model), "max_tokens": short, "seed": 1, **self.extra, **HOT}
+        ):
             self.at_once[model] = 1
             notes.append("one sample a request")
         elif "logprobs" not in self.extra:
@@ -214,7 +274,7 @@ class MeasuredEndpoint:
 
     def _body(self, problem: Problem, model: str, temperature: float, max_tokens: int, seed: int) -> dict[str, Any]:
         asked = problem.asked
-        body: dict[str, Any] = {"model": model, "messages": problem.messages, "temperature": temperature}
+        body: dict[str, Any] = {"model": self._there(model), "messages": problem.messages, "temperature": temperature}
         body |= {"max_tokens": max_tokens, "seed": seed, **self.extra}
         if asked.tools:
             body["tools"] = [tool.model_dump(exclude_none=True) for tool in asked.tools]

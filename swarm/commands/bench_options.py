@@ -60,6 +60,8 @@ examples:
     swarm bench votes --embedded
   this machine's node, your questions:
     swarm bench votes --questions mine.jsonl --report votes.md
+  what two of its peers are worth, kept as the weights of these nodes:
+    swarm bench votes --node attic --node study --save-weights
   another endpoint, in several runs:
     swarm bench votes --url http://127.0.0.1:8080 --models qwen3 \\
         --questions mine.jsonl --store samples.jsonl
@@ -79,6 +81,7 @@ class BenchOptions:
     api_key: str | None = field(repr=False)
     embedded: bool
     models: tuple[str, ...]
+    nodes: tuple[str, ...]
     parallel: int
     questions: tuple[str, ...]
     limit: int | None
@@ -108,6 +111,8 @@ def read_bench(arguments: argparse.Namespace, api_key: str | None) -> BenchOptio
     from swarm.node.settings import make_settings
 
     _check_bounds(arguments, _BOUNDS)
+    if arguments.node and arguments.embedded:
+        raise SetupError("--node asks nodes of the endpoint, and --embedded starts its own: leave one of them out")
     settings = make_settings({"data_dir": arguments.data_dir})
     parallel = arguments.parallel or (EMBEDDED_PARALLEL if arguments.embedded else PARALLEL)
     return BenchOptions(
@@ -116,6 +121,7 @@ def read_bench(arguments: argparse.Namespace, api_key: str | None) -> BenchOptio
         api_key=api_key,
         embedded=arguments.embedded,
         models=tuple(arguments.models or ()),
+        nodes=tuple(dict.fromkeys(arguments.node or ())),
         parallel=parallel,
         questions=tuple(dict.fromkeys(arguments.questions)),
         limit=arguments.limit,
@@ -315,6 +321,12 @@ def _add_asked(group: Any, default_url: str) -> None:
     group.add_argument("--embedded", action="store_true", help="start the embedded models here and ask them")
     group.add_argument(
         "--models", nargs="+", metavar="MODEL", help="their ids, the main one first (default: all that there are)"
+    )
+    group.add_argument(
+        "--node",
+        action="append",
+        metavar="NAME",
+        help="have only this node answer, by name or id; again for more of them",
     )
     group.add_argument("--parallel", type=int, metavar="N", help="requests at once (default 8; --embedded 16 of each)")
 
