@@ -111,7 +111,7 @@ class _NodeEntry(Frozen):
 class _Health(Frozen):
     node: _NodeEntry
     peers: tuple[_NodeEntry, ...] = ()
-    models: dict[str, tuple[str, ...]] = {}
+    models: dict[str, tuple[str, ...]] = Field(default_factory=dict[str, tuple[str, ...]])
 
 
 class MeasuredEndpoint:
