@@ -6,18 +6,22 @@ And liars: what a vote still gets right when some of its voters always give the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from swarm.consensus.options import Strategy
+from swarm.consensus.weights import VoterWeights, ballot_weights, source_of
 from swarm.evaluation.intervals import Estimate, mean_difference, mean_of, ratio_of_sums, statistic
 from swarm.evaluation.questions import Problem
-from swarm.evaluation.replay import held, outcome_of, vote
+from swarm.evaluation.replay import held, measured, outcome_of, vote
 from swarm.evaluation.samples import Answered, GradedAnswer, VoteOutcome
 from swarm.generation import Candidate, Usage
+from swarm.registry.weights_file import Measurements
 
 Counts = tuple[tuple[int, int], ...]  # (right, wrong) outcomes at each level of agreement
 LevelCount = tuple[int, int, int]  # the level, how many outcomes there are right, and how many wrong
 
 _LEVEL_DECIMALS = 6
+LIAR = "liar"  # begins the node ids of those who lie
 _LIES = {"number": ("987654321", "123456789"), "choice": ("A", "B")}
 
 
@@ -105,11 +109,15 @@ def _counts(row: Sequence[VoteOutcome], place: dict[float, int]) -> Counts:
 
 @dataclass(frozen=True, slots=True)
 class Liars:
-    """Votes of `k`: the share that is right without liars, and what each number of liars takes from it."""
+    """Votes of `k`: the share that is right without liars, and what each number of liars takes from it.
+
+    `lost_weighed`: where every node's votes weigh what it was right at on the other half of the problems.
+    """
 
     k: int
     honest: Estimate
     lost: Mapping[int, Estimate]
+    lost_weighed: Mapping[int, Estimate] = field(default_factory=dict[int, Estimate])
 
 
 def lie_about(problem: Problem) -> str | None:
@@ -121,12 +129,16 @@ def lie_about(problem: Problem) -> str | None:
 
 
 def with_liars(answers: Sequence[GradedAnswer], lie: str, liars: int) -> list[GradedAnswer]:
-    """`answers` with the last `liars` of them replaced by the lie, under the same voters' names."""
+    """`answers` with the last `liars` of them replaced by the lie, under the same voters' names and the same model's.
+
+    Each liar is a node of its own.
+    """
     kept = list(answers[: len(answers) - liars])
     for seat in answers[len(kept) :]:
         lying = Candidate(
             voter=seat.candidate.voter,
             model=seat.candidate.model,
+            node_id=f"{LIAR} {len(kept)}",
             text=f"Answer: {lie}",
             finish_reason="stop",
             usage=Usage(completion_tokens=1),
@@ -139,17 +151,40 @@ def measure_liars(answered: Sequence[Answered], model: str, k: int, counts: Sequ
     """Votes of `k` of `model` with so many liars among them; None for kinds of answers without a common lie."""
     honest: list[float] = []
     lied: dict[int, list[float]] = {count: [] for count in counts}
-    for one in answered:
+    weighed: dict[int, list[float]] = {count: [] for count in counts}
+    halves = [measured(answered[1::2], [model]), measured(answered[::2], [model])]
+    for at, one in enumerate(answered):
         lie = lie_about(one.problem)
         if lie is None:
             return None
         chosen = list(held(one, [model], k, seed))
         honest.append(_share([vote(one, answers).right for answers in chosen]))
         for count in counts:
-            votes = (with_liars(answers, lie, count) for answers in chosen)
+            votes = [with_liars(answers, lie, count) for answers in chosen]
+            known = [weights_of_nodes(answers, halves[at % 2]) for answers in votes]
             lied[count].append(_share([outcome_of(one.question, answers, seated=True).right for answers in votes]))
+            weighed[count].append(
+                _share(
+                    [
+                        outcome_of(one.question, answers, weights, seated=True).right
+                        for answers, weights in zip(votes, known, strict=True)
+                    ]
+                )
+            )
     lost = {count: mean_difference(lied[count], honest) for count in counts}
-    return Liars(k, mean_of(honest), lost)
+    lost_weighed = {count: mean_difference(weighed[count], honest) for count in counts}
+    return Liars(k, mean_of(honest), lost, lost_weighed)
+
+
+def weights_of_nodes(answers: Sequence[GradedAnswer], honest: Measurements) -> VoterWeights:
+    """The weights of a ballot in which each node was measured: the liars wrong on as many questions as others had."""
+    sources = [source_of(answer.candidate) for answer in answers]
+    own = {
+        source: {kind: replace(counts, correct=0) for kind, counts in honest.get(source.model, {}).items()}
+        for source in sources
+        if source.node.startswith(LIAR)
+    }
+    return ballot_weights(Strategy.AUTO, honest, sources, own=own)
 
 
 def _share(rights: Sequence[bool]) -> float:

@@ -248,13 +248,15 @@ def _liars(findings: Findings) -> Iterator[str]:
     if liars is None:
         return
     yield ""
-    yield f"| liars among {liars.k} votes | right | lost |"
-    yield "|--:|---|---|"
-    yield f"| 0 | {percent(liars.honest)} | |"
+    yield f"| liars among {liars.k} votes | right | lost | lost where every node was measured |"
+    yield "|--:|---|---|---|"
+    yield f"| 0 | {percent(liars.honest)} | | |"
     for count, lost in liars.lost.items():
-        yield f"| {count} | {100 * (liars.honest.value + lost.value):.1f} % | {points(lost)} |"
+        weighed = f" {points(liars.lost_weighed[count])}" if count in liars.lost_weighed else ""
+        yield f"| {count} | {100 * (liars.honest.value + lost.value):.1f} % | {points(lost)} |{weighed} |"
     yield ""
-    yield "A liar always gives the same wrong answer, and two give the same one."
+    yield "A liar always gives the same wrong answer, two give the same one, and each says it runs the others' model."
+    yield "Nodes were measured on the other half of the problems; who is no better than a guess has no weight."
 
 
 def cascade_section(found: CascadeFindings) -> Iterator[str]:
