@@ -14,7 +14,7 @@ from swarm.consensus.question import Question, Strategy
 from swarm.consensus.swarm_object import swarm_object
 from swarm.consensus.tally import is_settled, tally
 from swarm.consensus.verdict import Verdict, decide, no_quorum
-from swarm.consensus.weights import EQUAL, VoterWeights
+from swarm.consensus.weights import EQUAL, VoterWeights, source_of
 from swarm.generation import Candidate, FunctionSpec, ResponseFormat, ToolCall, ToolSpec
 from tests.doubles.own_weights import each_its_own_model
 
@@ -240,3 +240,27 @@ def test_key_order_number_form_and_white_space_split_no_vote(
         counted = tally(demanded, candidates)
         assert (counted.kind, len(counted.groups), counted.votes) == (kind, 1, 2)
     assert len(tally(replace(demanded, response_format=None), by_text).groups) == 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), question=questions, candidates=electorates(), mute=st.integers(1, 4))
+def test_who_weighs_nothing_changes_no_verdict(
+    data: st.DataObject, question: Question, candidates: list[Candidate], mute: int
+) -> None:
+    said = [data.draw(st.sampled_from(ANSWERS)) for _ in range(mute)]
+    liars = [
+        answer.model_copy(update={"voter": f"liar {n}", "model": "m", "node_id": f"liar {n}"})
+        for n, answer in enumerate(said)
+    ]
+    weights = VoterWeights(by_node={kind: {source_of(liar): Fraction(0) for liar in liars} for kind in KINDS})
+    mixed = data.draw(st.permutations([*candidates, *liars]))
+    alone, beside = (
+        decide(question, voters, asked=len(voters), wanted=9, stopped_by="all_in", weights=weights, outstanding=())
+        for voters in (candidates, mixed)
+    )
+    assert (alone.kind, alone.agreement, alone.margin, alone.quorum, alone.votes) == (
+        beside.kind, beside.agreement, beside.margin, beside.quorum, beside.votes
+    )  # fmt: skip
+    if alone.votes:
+        assert beside.winner == alone.winner
+    assert alone.outcome == beside.outcome

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.consensus.options import KINDS, Strategy
-from swarm.consensus.weights import EQUAL, MAX_RATIO, VoterWeights, ballot_weights, log_odds
+from swarm.consensus.weights import EQUAL, MAX_RATIO, VoterSource, VoterWeights, ballot_weights, log_odds
 from swarm.errors import SetupError
 from swarm.registry.weights_file import MAX_FILE_BYTES, Measured, Measurements, add_weights, merged, read_weights
 
@@ -114,6 +114,50 @@ def test_weights_are_bounded_and_average_one(pool: dict[str, Measured], data: st
     in_order = [once.of(model, "number") for model in better]
     assert in_order == sorted(in_order)
     assert max(in_order) <= MAX_RATIO * min(weight for weight in in_order if weight) + Fraction(1, 100)
+
+
+KITCHEN, ATTIC, LIAR = VoterSource("good", "kitchen"), VoterSource("good", "attic"), VoterSource("good", "liar")
+
+
+@pytest.mark.parametrize("strategy", [Strategy.AUTO, Strategy.WEIGHTED, Strategy.MAJORITY, Strategy.CONFIDENT])
+def test_a_node_that_guesses_has_no_say_whatever_model_it_names(strategy: Strategy) -> None:
+    for measured in (MEASURED, {}):  # also where nobody else was measured, and all others weigh alike
+        weights = ballot_weights(strategy, measured, [KITCHEN, ATTIC, LIAR], own={LIAR: {"number": WRONG}})
+        assert (weights.of(LIAR, "number"), weights.of(KITCHEN, "number"), weights.of(ATTIC, "number")) == (0, 1, 1)
+        assert weights.of(LIAR, "json") == 1, "only at what it was measured at"
+
+
+def test_a_node_goes_before_its_model_and_others_weigh_what_their_model_does() -> None:
+    own = {KITCHEN: {"number": Measured(49, 50)}}
+    weights = ballot_weights(Strategy.AUTO, MEASURED, [KITCHEN, ATTIC, VoterSource("fair", "study")], own=own)
+    kitchen, attic, study = (weights.of(who, "number") for who in (KITCHEN, ATTIC, VoterSource("fair", "study")))
+    assert kitchen > attic > study
+    assert attic == weights.of("good", "number") == weights.of(LIAR, "number"), "as any node that was not measured"
+    assert weights.at_most("good", ("number",)) == kitchen, "of an unknown node of that model"
+    assert weights.at_most(None, ("number",)) == kitchen
+
+
+def test_a_liar_takes_nothing_from_those_whose_model_it_names() -> None:
+    others = [KITCHEN, ATTIC, VoterSource("fair", "study")]
+    own = {LIAR: {"number": WRONG}}
+    alone = ballot_weights(Strategy.AUTO, MEASURED, others)
+    beside = ballot_weights(Strategy.AUTO, MEASURED, [*others, LIAR, LIAR], own=own)
+    assert [beside.of(who, "number") for who in others] == [alone.of(who, "number") for who in others]
+
+
+def test_of_guessing_nodes_alone_somebody_has_to_be_heard() -> None:
+    weights = ballot_weights(Strategy.AUTO, {}, [LIAR, LIAR], own={LIAR: {"number": WRONG}})
+    assert weights.of(LIAR, "number") == 1
+
+
+def test_counts_of_nodes_are_kept_beside_those_of_models(tmp_path: Path) -> None:
+    path = tmp_path / "weights.json"
+    add_weights(path, {"demo": {"number": FAIR}})
+    assert "nodes" not in json.loads(path.read_text()), "as it was before there were any"
+    for _ in range(2):
+        total = add_weights(path, {}, {"id-a": {"aa": {"number": WRONG}}})
+    assert total == read_weights(path)
+    assert (total.models, total.nodes) == ({"demo": {"number": FAIR}}, {"id-a": {"aa": {"number": Measured(4, 100)}}})
 
 
 def test_counts_add_up_per_model_and_kind(tmp_path: Path) -> None:
