@@ -26,7 +26,7 @@ _LIES = {"number": ("987654321", "123456789"), "choice": ("A", "B")}
 
 
 @dataclass(frozen=True, slots=True)
-class Threshold:
+class TrustLevel:
     """The share of all votes (`coverage`) with at least this `agreement`, and the share of these that are right."""
 
     agreement: float
@@ -40,7 +40,7 @@ class AgreementSignal:
 
     k: int
     auroc: Estimate | None
-    curve: tuple[Threshold, ...]
+    curve: tuple[TrustLevel, ...]
 
 
 def auroc(levels: Iterable[tuple[float, float]]) -> float | None:
@@ -63,12 +63,12 @@ def agreement_of(k: int, outcomes: Sequence[Sequence[VoteOutcome]]) -> Agreement
     levels = sorted({_level(outcome) for row in outcomes for outcome in row})
     place = {level: at for at, level in enumerate(levels)}
     counts = [_counts(row, place) for row in outcomes]
-    curve: list[Threshold] = []
+    curve: list[TrustLevel] = []
     for at, level in enumerate(levels):
         covered = [float(sum(right + wrong for right, wrong in row[at:])) for row in counts]
         rights = [float(sum(right for right, _ in row[at:])) for row in counts]
         coverage = sum(covered) / sum(len(row) for row in outcomes)
-        curve.append(Threshold(level, coverage, ratio_of_sums(rights, covered)))
+        curve.append(TrustLevel(level, coverage, ratio_of_sums(rights, covered)))
     return AgreementSignal(k, _auroc_of(counts, len(levels)), tuple(curve))
 
 

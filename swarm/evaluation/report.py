@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from swarm.errors import SetupError
-from swarm.evaluation.agreement import Threshold
+from swarm.evaluation.agreement import TrustLevel
 from swarm.evaluation.cascade import HALVINGS, STRONG_VOTES, CascadeFindings, CascadePoint
 from swarm.evaluation.curves import USUAL_VOTES
 from swarm.evaluation.findings import Findings
@@ -212,9 +212,9 @@ def _trust(findings: Findings) -> Iterator[str]:
         yield f"| {100 * row.agreement:.0f} % | {100 * row.coverage:.1f} % | {percent(row.accuracy)} |"
 
 
-def _told_apart(curve: Sequence[Threshold]) -> list[Threshold]:
+def _told_apart(curve: Sequence[TrustLevel]) -> list[TrustLevel]:
     """The thresholds from above, without those that let hardly more votes through than the one before."""
-    shown: list[Threshold] = []
+    shown: list[TrustLevel] = []
     for row in reversed(curve):
         if not shown or row is curve[0] or row.coverage >= shown[-1].coverage + LEAST_COVERED:
             shown.append(row)
