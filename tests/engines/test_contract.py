@@ -101,7 +101,7 @@ async def test_candidates_each_finish_once_and_count_their_own_tokens(engine: En
 async def test_the_first_of_several_has_its_own_temperature(engine: Engine) -> None:
     """A vote's greedy answer is the greedy answer, whoever is drawn beside it."""
     assert engine.capabilities.first_temperature
-    said = "Tell me about the capital of France, and calculate 12 + 7 - 3. " * 4
+    said = "What is the capital of France? " * 9  # whose greedy answer does not hang on the last bit of a sum
     greedy, _ = await read(engine, chat(said, max_tokens=12))
     varied = {"max_tokens": 12, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
     request = chat(said, temperature=2.0, first_temperature=0.0, **varied)
