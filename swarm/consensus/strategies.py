@@ -17,8 +17,9 @@ of their own: equal or not, they are counted under every strategy.
 | `first`, `single` | no vote: the first usable answer in the order given; nothing is compared                     |
 
 Ties: summed weight, then the best single voter's weight, then the mean log-probability (where one model gave all the
-answers), then the voter's id. Where a question is to be answered alike whenever it is asked, the place of the seat goes
-before the last two, which depend on who was free. The order of arrival never counts. Weights are exact fractions: sums
+answers), then the voter's id. The place of the seat goes before the last two, which depend on who was free: the
+strongest model's greedy answer before all others, and where a question is to be answered alike whenever it is asked,
+each seat before the next. The order of arrival never counts. Weights are exact fractions: sums
 of floats depend on the order of their terms.
 """
 
