@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 MIN_GRACE_S = 0.1  # what the voters beyond the quorum get at least: jitter of a network and of a busy machine
 MIN_PATIENCE_S = 0.05  # what a late first wave gets at least before the rest of the voters are asked beside it
+CASCADE_PATIENCE_S = 0.5  # ... where asking the rest is what is to be saved
 MAX_UNREAD = 1024  # reports not yet read (a slow client); beyond it the voters wait, and the engine behind them
 
 
@@ -141,6 +142,8 @@ class Patience:
         now = time.monotonic()
         self._pace_s = now - self._asked
         late_s = max(MIN_PATIENCE_S, patience_s(self._pace_s, len(box.candidates), box.asked, in_sight))
+        if box.is_cascade:  # lengths vary, and a call of the strongest costs more than a wait
+            late_s = max(CASCADE_PATIENCE_S, patience_s(self._pace_s, len(box.candidates), box.asked, in_sight=True))
         self.with_first_wave = min(self.with_first_wave, now + late_s)
 
     def _limit(self, box: BallotBox) -> None:

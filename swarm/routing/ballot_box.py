@@ -285,6 +285,11 @@ class BallotBox:
         return self.call.reseat(self.held, OwnVoters(+self._out, warm, self._seated, frozenset(self._nodes)))
 
     @property
+    def is_cascade(self) -> bool:
+        """One model is asked only where the others do not agree."""
+        return self._strong is not None
+
+    @property
     def _strong(self) -> str | None:
         """The model that answers where the others do not agree."""
         return None if self.call.cascade is None else self.call.cascade.strong
