@@ -5,40 +5,60 @@ DeepConf (arXiv 2508.15260), but of the tokens drawn instead of the top k. Where
 which the mean over a whole answer hides.
 
 Log-probabilities of two models do not compare, and a peer may claim any. So no figure is taken at its word: a ballot
-weighs by its rank among the answers that the same model gave on the same node, from LEAST to MOST, evenly spread; the
-mean is 1. Whoever claims more for all of its answers gains nothing.
+weighs by its rank among the answers that the same model gave on the same node, from LEAST to MOST, evenly spread, 1 in
+the mean. Where one of them is greedy, the others are measured by it as well: an answer DOUBT times less sure than what
+the model says when nothing is left to chance weighs next to nothing. So whoever claims more for all of its answers
+gains nothing, and whoever claims less for some loses these.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 LEAST, MOST = Fraction(2, 5), Fraction(8, 5)  # four to one, as measured weights at most
+DOUBT = 1.5  # times the greedy answer's log-probability: 2 brought less, 1.25 no more (sums of three models)
+DOUBTFUL = Fraction(1, 10)
+
+_ONE = Fraction(1)
 
 
-def weights_by_rank(confidences: Mapping[str, tuple[Hashable, float | None]]) -> dict[str, Fraction]:
-    """The weight of each voter, given whom it is compared with (a model on a node) and its confidence.
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """A ballot's confidence (a log-probability, None where it is not known), and of whose answers it is one."""
 
-    Equal ones weigh the same. Where anybody's of a group is not known, all of that group weigh 1.
+    source: Hashable  # a model on a node
+    logprob: float | None
+    greedy: bool = False
+
+
+def weights_by_rank(confidences: Mapping[str, Confidence]) -> dict[str, Fraction]:
+    """The weight of each voter; equally sure ones weigh the same.
+
+    Where the confidence of one answer of a source is not known, all of that source weigh 1.
     """
-    groups: dict[Hashable, dict[str, float | None]] = {}
-    for voter, (group, confidence) in confidences.items():
-        groups.setdefault(group, {})[voter] = confidence
-    return {voter: weight for members in groups.values() for voter, weight in _ranked(members).items()}
+    sources: dict[Hashable, dict[str, Confidence]] = {}
+    for voter, one in confidences.items():
+        sources.setdefault(one.source, {})[voter] = one
+    return {voter: weight for members in sources.values() for voter, weight in _ranked(members).items()}
 
 
-def _ranked(members: Mapping[str, float | None]) -> dict[str, Fraction]:
-    known = [confidence for confidence in members.values() if confidence is not None and math.isfinite(confidence)]
-    if len(known) < len(members) or len(members) == 1:
-        return dict.fromkeys(members, Fraction(1))
-    step = (MOST - LEAST) / (len(known) - 1)
-    return {voter: LEAST + step * _rank(confidence, known) for voter, confidence in members.items()}
+def _ranked(members: Mapping[str, Confidence]) -> dict[str, Fraction]:
+    known = {voter: one.logprob for voter, one in members.items() if one.logprob is not None}
+    if len(known) < len(members) or len(members) == 1 or not all(map(math.isfinite, known.values())):
+        return dict.fromkeys(members, _ONE)
+    greedy = [logprob for voter, logprob in known.items() if members[voter].greedy]
+    least = DOUBT * max(greedy) if greedy else -math.inf
+    step, all_known = (MOST - LEAST) / (len(known) - 1), list(known.values())
+    return {
+        voter: LEAST + step * _rank(logprob, all_known) if logprob >= least else DOUBTFUL
+        for voter, logprob in known.items()
+    }
 
 
-def _rank(confidence: float | None, known: Sequence[float]) -> Fraction:
+def _rank(logprob: float, known: Sequence[float]) -> Fraction:
     """How many are below, and half of the others that are equal."""
-    assert confidence is not None, "where one is not known nobody is ranked"
-    below, equal = sum(one < confidence for one in known), sum(one == confidence for one in known)
+    below, equal = sum(one < logprob for one in known), sum(one == logprob for one in known)
     return below + Fraction(equal - 1, 2)

@@ -139,10 +139,9 @@ class Question:
     def may_settle_early(self) -> bool:
         """Whether it can be known before all answers are in which one wins: something countable was asked for.
 
-        What is chosen by likeness stands only when everybody has answered, and so does what is weighed by confidence.
+        What is chosen by likeness stands only when everybody has answered; what is weighed by confidence also where
+        the least that can decide say the same.
         """
-        if self.strategy == Strategy.CONFIDENT:
-            return False
         counted = self.tools or self.wants_json or self.wants_final_answer
         return bool(counted) or self.strategy == Strategy.MAJORITY
 

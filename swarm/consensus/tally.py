@@ -9,7 +9,7 @@ from fractions import Fraction
 from types import MappingProxyType
 
 from swarm.consensus.answers import AbstainReason, Abstention, Flaw
-from swarm.consensus.confidence import weights_by_rank
+from swarm.consensus.confidence import Confidence, weights_by_rank
 from swarm.consensus.count import POSTERIOR_STOP, Lead, VoteCount, count, kind_alone, posterior, stands
 from swarm.consensus.options import Kind, Strategy
 from swarm.consensus.question import Question
@@ -91,6 +91,11 @@ def tally(
     )
 
 
+def is_unanimous(tally: Tally) -> bool:
+    """Everybody known gave the same answer, and nobody failed or abstained."""
+    return tally.winner is not None and len(tally.groups) == 1 and not tally.abstentions
+
+
 def is_settled(tally: Tally, outstanding: Sequence[KnownSource]) -> bool:
     """Nothing that the seats outstanding could say would change the result, so the vote may stop.
 
@@ -148,17 +153,16 @@ def _with_confidence(ballots: Sequence[Ballot]) -> list[Ballot]:
 
 
 def _by_confidence(ballots: Sequence[Ballot]) -> list[Ballot]:
-    """The ballots, each weighed by its rank among those of the same model on the same node."""
-    given = {
-        ballot.candidate.voter: (
-            (ballot.candidate.node_id or ballot.candidate.node, ballot.candidate.model),
-            ballot.candidate.confidence,
-        )
-        for ballot in ballots
-    }
-    weights = weights_by_rank(given)
+    """The ballots, each weighed by how sure its model was of it, among those of the same model on the same node."""
+    weights = weights_by_rank({ballot.candidate.voter: _confidence(ballot.candidate) for ballot in ballots})
     sure = [replace(ballot, sureness=weights[ballot.candidate.voter]) for ballot in _with_confidence(ballots)]
     return [replace(ballot, weight=ballot.votes) for ballot in sure]
+
+
+def _confidence(candidate: Candidate) -> Confidence:
+    return Confidence(
+        (candidate.node_id or candidate.node, candidate.model), candidate.confidence, greedy=candidate.temperature == 0
+    )
 
 
 def _logprob(candidate: Candidate) -> float:

@@ -19,7 +19,7 @@ from swarm.consensus.options import MAX_VOTES, Ahead, Stop, StopRule, Strategy, 
 from swarm.consensus.question import Question
 from swarm.consensus.strategies import ZERO, Group, Place
 from swarm.consensus.swarm_object import BallotStanding, OutstandingSeats, short_answers
-from swarm.consensus.tally import Tally, is_settled, lead_over_others, posterior_stops, tally, wanted_more
+from swarm.consensus.tally import Tally, is_settled, is_unanimous, lead_over_others, posterior_stops, tally, wanted_more
 from swarm.consensus.verdict import StoppedBy, Verdict, decide
 from swarm.consensus.waves import may_decide_alone, prefill_costs_more
 from swarm.consensus.weights import EQUAL, VoterSource, VoterWeights
@@ -119,6 +119,7 @@ class BallotCall:
     `strongest` are the models of the strongest seats: the vote is not over for them because others were quicker.
     `repeatable`: asked again it is to have the same outcome, so that little is left to who is how fast.
     In a `cascade` with a strong model that one alone is held back for `later`.
+    `enough` votes end it where they are unanimous, and the rest is only asked where they are not; None: no number does.
     `favourite` is the model whose greedy answer goes before others where answers are otherwise alike: the strongest's.
     """
 
@@ -143,6 +144,7 @@ class BallotCall:
     repeatable: bool = False
     cascade: Cascade | None = None
     favourite: str | None = None
+    enough: int | None = None
 
     @property
     def ahead(self) -> int | None:
@@ -259,6 +261,8 @@ class BallotBox:
             return self._due_in_the_cascade(warm, at_once)
         if self.call.ahead is not None:
             return self._due_in_the_race(self.call.ahead, warm, 0 if at_once else self.outstanding)
+        if self.call.enough is not None and not at_once and self._is_unanimous:
+            return self._due_of_the_first(self.call.enough, warm)
         if not (at_once or self._doubtful or not self.outstanding) and self._may_decide_alone():
             return ()
         self._doubtful = True
@@ -317,6 +321,26 @@ class BallotBox:
         if own and tally(self.call.question, own).winner is not None:
             return "strongest"
         return None if self.outstanding else "all_in"
+
+    @property
+    def _is_unanimous(self) -> bool:
+        """Nobody has contradicted, abstained or failed so far; maybe nobody has answered."""
+        return not self._known or is_unanimous(self.counted)
+
+    def _due_of_the_first(self, enough: int, warm: frozenset[ReplicaKey]) -> tuple[Batch, ...]:
+        """As many of those held back as `enough` votes need."""
+        more = enough - len(self.candidates) - self.outstanding
+        if more <= 0:
+            return ()
+        seated = self._seated_anew(warm)
+        now: list[Batch] = []
+        for batch in seated:
+            if sum(len(one.samplings) for one in now) < more and self._can_begin(batch, warm):
+                now.append(batch)
+        self.held = tuple(batch for batch in seated if batch not in now)
+        for batch in now:
+            self._ask(batch)
+        return tuple(now)
 
     def _can_begin(self, batch: Batch, warm: frozenset[ReplicaKey]) -> bool:
         place = key_of(batch.replica)
@@ -452,6 +476,8 @@ class BallotBox:
             return None
         if self.call.ahead is not None:
             return self._end_of_the_race(counted, self.call.ahead)
+        if self.call.enough is not None and counted.votes >= self.call.enough and self._is_unanimous:
+            return "agreed"
         if is_settled(counted, [*self._sources_out(), *self._sources_held()]):
             return "unbeatable_lead" if self._is_in_these_words else None
         return "posterior" if self.call.stop == StopRule.POSTERIOR and posterior_stops(counted) else None

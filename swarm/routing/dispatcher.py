@@ -662,8 +662,15 @@ class Dispatcher:
         if plan.strong is not None:
             first = len(seats) - 1
         give_way = plan.idle_only and (options.min_votes or 1) == 1
+        sure = plan.strategy == Strategy.CONFIDENT and ahead is None
+        enough = first if sure and first < len(seats) else None
         batches, later = in_waves(
-            seats, samplings, first, give_way=give_way and plan.strong is None, one_by_one=ahead is not None
+            seats,
+            samplings,
+            first,
+            give_way=give_way and plan.strong is None,
+            one_by_one=ahead is not None,
+            in_stages=enough is not None,
         )
         if plan.strong is not None and give_way:  # the strongest answers then
             batches = tuple(replace(batch, gives_way=True) for batch in batches)
@@ -688,6 +695,7 @@ class Dispatcher:
             strongest=strongest_models(seats, odds) if plan.strong is None else frozenset((seats[-1].model,)),
             repeatable=repeatable,
             cascade=plan.cascade,
+            enough=enough,
             favourite=seats[0].model if greedy[seats[0].model] else None,
         )
 

@@ -636,10 +636,12 @@ def in_waves(
     *,
     give_way: bool = False,
     one_by_one: bool = False,
+    in_stages: bool = False,
 ) -> tuple[tuple[Batch, ...], tuple[Batch, ...]]:
     """The batches of the first `first` seats, and those of the rest; each seat has its own sampling.
 
-    `one_by_one`: the rest may be asked in any number, so that each is a batch of its own.
+    `one_by_one`: the rest may be asked in any number, so that each is a batch of its own. `in_stages`: of what is held
+    back, too, the first `first` seats may be asked without the rest.
 
     Where votes `give_way`, all but the first do, which runs by itself: of answers that share a prefill none can be
     stopped alone. The others at its place are held back until the prompt is in the cache there.
@@ -651,9 +653,14 @@ def in_waves(
         return batches_of(dealt[:first]), batches_of(dealt[first:])
     lead, *extra = dealt
     now = [seat for seat in extra[: first - 1] if key_of(seat[0]) != key_of(lead[0])]
-    later = [seat for seat in extra if seat not in now]
-    batches, held = (tuple(replace(batch, gives_way=True) for batch in batches_of(some)) for some in (now, later))
-    return (*batches_of([lead]), *batches), held
+    soon = [seat for seat in extra[: first - 1] if seat not in now]
+    last = extra[first - 1 :]
+    held = (soon, last) if in_stages else ([*soon, *last],)
+
+    def yielding(some: Sequence[Seat]) -> tuple[Batch, ...]:
+        return tuple(replace(batch, gives_way=True) for batch in batches_of(some))
+
+    return (*batches_of([lead]), *yielding(now)), tuple(batch for stage in held for batch in yielding(stage))
 
 
 def seated_as_planned(held: Sequence[Batch], _: OwnVoters) -> tuple[Batch, ...]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from swarm.consensus.confidence import LEAST, MOST, weights_by_rank
+from swarm.consensus.confidence import DOUBTFUL, LEAST, MOST, Confidence, weights_by_rank
 from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.tally import is_settled, tally
@@ -20,6 +20,11 @@ from swarm.engines.assembly import WINDOW, drawn_logprobs, lowest_window
 from swarm.generation import Candidate
 
 ASKED = Question(Strategy.CONFIDENT, wants_final_answer=True)
+
+
+def ranked(given_: dict[str, tuple[str, float | None]], greedy: tuple[str, ...] = ()) -> dict[str, Fraction]:
+    """The weights of voters, each given by its source and its confidence."""
+    return weights_by_rank({voter: Confidence(*claim, greedy=voter in greedy) for voter, claim in given_.items()})
 
 
 @pytest.mark.parametrize(
@@ -54,20 +59,56 @@ def test_rubbish_of_a_peer_is_no_confidence(content: Any) -> None:
 
 
 def test_ranks_are_spread_evenly_from_the_least_to_the_most() -> None:
-    weights = weights_by_rank({f"v{n}": ("here", -float(n)) for n in range(5)})
+    weights = ranked({f"v{n}": ("here", -float(n)) for n in range(5)})
     assert list(weights.values()) == [Fraction(8, 5), Fraction(13, 10), Fraction(1), Fraction(7, 10), Fraction(2, 5)]
 
 
 def test_a_claim_counts_among_the_answers_of_the_one_who_makes_it() -> None:
     """A peer that says it is sure of everything weighs what one weighs that says nothing."""
     given_ = {"a": ("here", -2.0), "b": ("here", -1.0), "x": ("peer", 0.0), "y": ("peer", 0.0), "z": ("alone", 99.0)}
-    assert weights_by_rank(given_) == {"a": LEAST, "b": MOST, "x": 1, "y": 1, "z": 1}
+    assert ranked(given_) == {"a": LEAST, "b": MOST, "x": 1, "y": 1, "z": 1}
+
+
+@pytest.mark.parametrize(
+    ("greedy", "others", "weights"),
+    [
+        (-0.2, (-0.1, -0.29, -0.31), (Fraction(6, 5), MOST, Fraction(4, 5), DOUBTFUL)),
+        (-0.2, (-0.4, -0.5), (MOST, DOUBTFUL, DOUBTFUL)),
+        (0.0, (0.0, -0.01), (Fraction(13, 10), Fraction(13, 10), DOUBTFUL)),
+    ],
+    ids=["half again less sure", "all", "certain"],
+)
+def test_what_is_much_less_sure_than_the_greedy_answer_hardly_counts(
+    greedy: float, others: tuple[float, ...], weights: tuple[Fraction, ...]
+) -> None:
+    given_: dict[str, tuple[str, float | None]] = {"g": ("here", greedy)}
+    given_ |= {f"v{n}": ("here", logprob) for n, logprob in enumerate(others)}
+    assert tuple(ranked(given_, greedy=("g",)).values()) == weights
+
+
+def test_a_peers_greedy_answer_says_nothing_of_the_others() -> None:
+    given_ = {"g": ("peer", 0.0), "x": ("peer", -1.0), "a": ("here", -2.0), "b": ("here", -1.0)}
+    assert ranked(given_, greedy=("g",)) == {"g": MOST, "x": DOUBTFUL, "a": LEAST, "b": MOST}
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.text(max_size=3), st.floats(-9, 0), min_size=1, max_size=9),
+    st.dictionaries(st.text(max_size=3), st.floats(-9, 0), min_size=1, max_size=4),
+)
+def test_no_claims_of_a_peer_gain_it_weight(claims: dict[str, float], honest: dict[str, float]) -> None:
+    """Whatever it says of its answers, together they weigh no more than their number; others weigh what they did."""
+    theirs = {f"p{voter}": Confidence("peer", claim, greedy=not at) for at, (voter, claim) in enumerate(claims.items())}
+    ours = {f"h{voter}": Confidence("here", claim) for voter, claim in honest.items()}
+    weights = weights_by_rank(theirs | ours)
+    assert sum(weights[voter] for voter in theirs) <= len(theirs)
+    assert {voter: weights[voter] for voter in ours} == weights_by_rank(ours)
 
 
 @pytest.mark.parametrize("unknown", [None, math.nan, math.inf, -math.inf])
 def test_where_one_is_not_known_none_of_the_group_is_weighed(unknown: float | None) -> None:
     given_ = {"a": ("here", -2.0), "b": ("here", unknown), "c": ("there", -1.0), "d": ("there", -3.0)}
-    assert weights_by_rank(given_) == {"a": 1, "b": 1, "c": MOST, "d": LEAST}
+    assert ranked(given_) == {"a": 1, "b": 1, "c": MOST, "d": LEAST}
 
 
 @given(
@@ -76,7 +117,7 @@ def test_where_one_is_not_known_none_of_the_group_is_weighed(unknown: float | No
     )
 )
 def test_a_group_weighs_as_much_as_it_has_voters(given_: dict[str, tuple[str, float | None]]) -> None:
-    weights = weights_by_rank(given_)
+    weights = ranked(given_)
     for group in "ab":
         members = [weights[voter] for voter, (of, _) in given_.items() if of == group]
         assert sum(members) == len(members)
