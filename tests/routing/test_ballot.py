@@ -588,3 +588,47 @@ async def test_no_judge_is_asked_where_the_voters_agree() -> None:
     hall = Hall({"here": ["Answer: 1", "Answer: 1"]})
     call = dataclasses.replace(hall.call(("here", 2), strategy=Strategy.JUDGE), ask_judge=judge)
     assert (await outcome_of(call)).verdict.agreement == 1.0
+
+
+def in_stages(hall: Hall, first: tuple[str, int], *later: tuple[str, int], enough: int = 3) -> BallotCall:
+    """A vote weighed by confidence: `first` are asked at once, and of `later` as many as `enough` votes need."""
+    question = Question(Strategy.CONFIDENT, wants_final_answer=True, by_confidence=True)
+    wanted = first[1] + sum(seats for _, seats in later)
+    held = wave(*later)
+    return dataclasses.replace(hall.call(first), question=question, later=held, enough=enough, wanted=wanted)
+
+
+@pytest.mark.parametrize(
+    ("said", "runs", "ended"),
+    [
+        (["1", "1", "1", "2", "2"], ["here"], ("agreed", "consensus", 3, 2)),
+        (["1", "2", "1", "1", "1"], ["here", "a"], ("all_in", "consensus", 5, 0)),
+        (["1", "1", "no number", "1", "1"], ["here", "a"], ("all_in", "consensus", 5, 0)),
+    ],
+    ids=["agreed", "contradicted", "an abstention"],
+)
+async def test_the_least_that_can_decide_is_enough_where_it_agrees(
+    said: list[str], runs: list[str], ended: tuple[str, str, int, int]
+) -> None:
+    answers = [f"Answer: {one}" if one.isdigit() else one for one in said]
+    hall = Hall({"here": answers[:3], "a": answers[3:]})
+    verdict = (await outcome_of(in_stages(hall, ("here", 3), ("a", 2)))).verdict
+    assert hall.runs == runs
+    assert (verdict.stopped_by, verdict.outcome, verdict.asked, verdict.saved) == ended
+
+
+async def test_of_votes_that_follow_the_first_no_more_are_asked_than_are_enough() -> None:
+    """As where the others give way, and begin when the prompt is in the cache."""
+    hall = Hall({"here": ["Answer: 1"], "a": ["Answer: 1", "Answer: 1"], "b": ["never", "never"]})
+    verdict = (await outcome_of(in_stages(hall, ("here", 1), ("a", 2), ("b", 2)))).verdict
+    assert (verdict.stopped_by, verdict.asked, verdict.saved, hall.runs) == ("agreed", 3, 2, ["here", "a"])
+
+
+async def test_the_rest_is_asked_as_soon_as_two_differ() -> None:
+    hall = Hall({"here": ["Answer: 1", "Answer: 2", asyncio.Event()], "a": ["Answer: 1", "Answer: 1"]})
+    box = BallotBox(in_stages(hall, ("here", 3), ("a", 2)))
+    batch = box.call.batches[0]
+    box.take(Report(batch, candidate("Answer: 1", "v1", "here")))
+    assert box.due(frozenset(), at_once=False) == ()
+    box.take(Report(batch, candidate("Answer: 2", "v2", "here")))
+    assert box.due(frozenset(), at_once=False) == box.call.later
