@@ -61,6 +61,7 @@ class Sample(Frozen):
             usage=Usage(prompt_tokens=self.prompt_tokens, completion_tokens=self.completion_tokens),
             elapsed_ms=self.elapsed_ms,
             confidence=self.confidence,
+            temperature=self.key.temperature,
         )
 
 

@@ -43,6 +43,7 @@ def test_an_answer_is_as_sure_as_its_weakest_passage(logprobs: list[float], lowe
     assert found == (None if lowest is None else pytest.approx(lowest))
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-20, 0), min_size=1, max_size=60))
 def test_the_lowest_of_all_windows_is_found(logprobs: list[float]) -> None:
     width = min(WINDOW, len(logprobs))
@@ -111,6 +112,7 @@ def test_where_one_is_not_known_none_of_the_group_is_weighed(unknown: float | No
     assert ranked(given_) == {"a": 1, "b": 1, "c": MOST, "d": LEAST}
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.text(max_size=3), st.tuples(st.sampled_from("ab"), st.none() | st.floats(-9, 0)), min_size=1, max_size=9
