@@ -98,6 +98,7 @@ class Question:
     `tools` is empty where the client forbade calls. `wants_final_answer`: the client asked for an answer that can be
     counted (a number, a letter), so bare ones are recognised too and code blocks beside them do not change the kind.
     `wants_value`: so plainly that nothing else can be meant; `wants_code`: a program is asked for.
+    `by_confidence`: votes weigh by how sure their model was (`confidence.py`).
     `readings` remembers what `reading.read` made of each candidate, by its id(), and `likenesses` how alike two answers
     are, so that a tally on every arrival looks at each answer once; they live and die with the request.
     """
@@ -109,6 +110,7 @@ class Question:
     wants_final_answer: bool = False
     wants_value: bool = False
     wants_code: bool = False
+    by_confidence: bool = False
     readings: dict[int, tuple[Candidate, Reading | Flaw]] = field(
         default_factory=dict[int, "tuple[Candidate, Reading | Flaw]"], init=False, repr=False, compare=False
     )
@@ -152,9 +154,10 @@ class Question:
         instructions = [text[:MAX_SEARCHED_CHARS] for text in _instructions(request)]
         evident = lists_choices(request.response_format) or _is_choice(said) or _is_sum(said)
         asked = [text for text in instructions if _may_ask(text) and _ASKS_FOR_FINAL_ANSWER.search(text)]
+        may_call = bool(request.tools) and request.tool_choice != "none"
         return Question(
             strategy=strategy,
-            tools=() if request.tool_choice == "none" else request.tools,
+            tools=request.tools if may_call else (),
             parallel_tool_calls=request.parallel_tool_calls,
             response_format=request.response_format,
             wants_final_answer=evident or bool(asked),
@@ -162,6 +165,7 @@ class Question:
             or any(_ASKS_FOR_A_VALUE.search(_ends(text)) for text in asked)
             or (bool(asked) and _asks_how_much(said)),
             wants_code=asks_for_code(said),
+            by_confidence=strategy == Strategy.CONFIDENT or (strategy == Strategy.AUTO and may_call),
         )
 
 

@@ -70,7 +70,7 @@ def tally(
     ballots, abstentions = _admit(question, sorted(candidates, key=_content), places, weights)
     if not ballots:
         return _nothing_valid(question, tuple(abstentions))
-    sure = question.strategy == Strategy.CONFIDENT
+    sure = question.by_confidence
     standing = count(question, _by_confidence(ballots) if sure else _with_confidence(ballots), weights)
     abstained = (*abstentions, *standing.abstentions)
     leads = () if standing.winner is None else (*standing.leads, *_quorum_leads(standing, abstained, weights))
@@ -154,12 +154,13 @@ def _with_confidence(ballots: Sequence[Ballot]) -> list[Ballot]:
 
 def _by_confidence(ballots: Sequence[Ballot]) -> list[Ballot]:
     """The ballots, each weighed by how sure its model was of it, among those of the same model on the same node."""
-    weights = weights_by_rank({ballot.candidate.voter: _confidence(ballot.candidate) for ballot in ballots})
+    weights = weights_by_rank({ballot.candidate.voter: confidence_of(ballot.candidate) for ballot in ballots})
     sure = [replace(ballot, sureness=weights[ballot.candidate.voter]) for ballot in _with_confidence(ballots)]
     return [replace(ballot, weight=ballot.votes) for ballot in sure]
 
 
-def _confidence(candidate: Candidate) -> Confidence:
+def confidence_of(candidate: Candidate) -> Confidence:
+    """How sure `candidate`'s model was of it, among the answers of that model on that node."""
     return Confidence(
         (candidate.node_id or candidate.node, candidate.model), candidate.confidence, greedy=candidate.temperature == 0
     )

@@ -34,7 +34,7 @@ MAX_VOTES = 64  # published gains flatten at 10-20 votes; comparing answers pair
 GREEDY = 0.0
 DIVERSE_TEMPERATURE = 0.7  # what the self-consistency papers sample at: varied, still coherent
 # Where the first seat is greedy: of the kinds that were measured, each at that which its vote is best at.
-SAMPLED_AT: Mapping[Kind, float] = MappingProxyType({"tool_calls": 1.0, "number": 0.5, "choice": 0.5})
+SAMPLED_AT: Mapping[Kind, float] = MappingProxyType({"tool_calls": 0.5, "number": 0.5, "choice": 0.5})
 _SEED_SPACE = 2**32
 _DERIVED_SEED_SPACE = 2**31  # derived seeds also fit a signed 32-bit field, and never hit llama.cpp's 2^32-1 = "random"
 

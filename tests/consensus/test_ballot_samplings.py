@@ -56,7 +56,7 @@ def at(
 
 
 @pytest.mark.parametrize(
-    ("kind", "others"), [("tools", 1.0), ("sum", 0.5), ("choice", 0.5), ("json", None), ("code", None)]
+    ("kind", "others"), [("tools", 0.5), ("sum", 0.5), ("choice", 0.5), ("json", None), ("code", None)]
 )
 def test_where_the_client_says_nothing_and_answers_are_counted_the_first_is_greedy(
     kind: str, others: float | None
@@ -93,7 +93,7 @@ def test_a_clients_own_sampling_goes_for_every_seat(
 
 
 @pytest.mark.parametrize(
-    ("kind", "others"), [("tools", 1.0), ("sum", 0.5), ("json", 0.7), ("code", 0.7), ("prose", 0.7)]
+    ("kind", "others"), [("tools", 0.5), ("sum", 0.5), ("json", 0.7), ("code", 0.7), ("prose", 0.7)]
 )
 def test_temperature_0_is_repeated_by_the_first_seat_of_each_model_alone(kind: str, others: float) -> None:
     asked = request(kind, temperature=0)
@@ -119,7 +119,7 @@ def test_each_model_has_one_greedy_seat_and_this_nodes_own_where_it_has_one(
 
 
 def test_a_model_that_thinks_and_another_service_are_sampled_as_they_like() -> None:
-    assert at(request("tools"), [THINKS, THINKS, OTHER, OTHER]) == [None, None, 0.0, 1.0]
+    assert at(request("tools"), [THINKS, THINKS, OTHER, OTHER]) == [None, None, 0.0, 0.5]
 
 
 voters = st.lists(

@@ -19,7 +19,7 @@ from swarm.consensus.verdict import decide
 from swarm.engines.assembly import WINDOW, drawn_logprobs, lowest_window
 from swarm.generation import Candidate
 
-ASKED = Question(Strategy.CONFIDENT, wants_final_answer=True)
+ASKED = Question(Strategy.CONFIDENT, wants_final_answer=True, by_confidence=True)
 
 
 def ranked(given_: dict[str, tuple[str, float | None]], greedy: tuple[str, ...] = ()) -> dict[str, Fraction]:

@@ -31,7 +31,7 @@ def told(reply: Reply) -> dict[str, list[float | None]]:
     ("fields", "own", "peers"),
     [
         ({}, 0.0, 0.5),
-        (TOOLS, 0.0, 1.0),
+        (TOOLS, 0.0, 0.5),
         ({"response_format": {"type": "json_object"}}, 0.0, None),
         ({"temperature": 0}, 0.0, 0.5),
         ({"temperature": 0.3}, 0.3, 0.3),

@@ -592,7 +592,7 @@ async def test_no_judge_is_asked_where_the_voters_agree() -> None:
 
 def in_stages(hall: Hall, first: tuple[str, int], *later: tuple[str, int], enough: int = 3) -> BallotCall:
     """A vote weighed by confidence: `first` are asked at once, and of `later` as many as `enough` votes need."""
-    question = Question(Strategy.CONFIDENT, wants_final_answer=True)
+    question = Question(Strategy.CONFIDENT, wants_final_answer=True, by_confidence=True)
     wanted = first[1] + sum(seats for _, seats in later)
     held = wave(*later)
     return dataclasses.replace(hall.call(first), question=question, later=held, enough=enough, wanted=wanted)
