@@ -312,7 +312,7 @@ def _save_weights(
     of_nodes: NodeMeasurements = {}
     for model, (node_id, content) in (nodes or {}).items():
         of_nodes = merged_nodes(of_nodes, {node_id: {content: new.get(model, {})}})
-    found = [] if nodes is not None else findings  # a cascade is of models
+    found: Sequence[Findings] = [] if nodes is not None else findings  # a cascade is of models
     cascades = {kind: one for each in found for kind, one in kept(each.cascades).items()}
     weights = add_weights(path, new if nodes is None else {}, of_nodes, cascade=cascades)
     for model, kinds in new.items():
