@@ -344,21 +344,26 @@ class Live:
     asked_difference: Estimate
 
 
-async def live_chains(answered: Sequence[Answered], model: str, chains: int, most: int, orders: int) -> Live:
-    """So many chains asked of a node of this process, with the sampling of the samples. Raises SwarmError."""
+async def live_chains(
+    answered: Sequence[Answered], model: str, chains: int, most: int, orders: int, steps_each: int = LIVE_STEPS
+) -> Live:
+    """So many chains of so many calls each, asked of a node of this process, with the sampling of the samples.
+
+    Raises SwarmError.
+    """
     dice = random.Random(SEED)
-    dealt = [dice.choices(answered, k=LIVE_STEPS) for _ in range(chains)]
+    dealt = [dice.choices(answered, k=steps_each) for _ in range(chains)]
     calls: list[list[Call]] = []
     async with embedded_endpoints([model]) as endpoints, connect(endpoints[model].base) as client:
         for number, steps in enumerate(dealt):
             asked = [
-                await ask(client, one.problem, model, SEED + number * LIVE_STEPS + at, most)
+                await ask(client, one.problem, model, SEED + number * steps_each + at, most)
                 for at, one in enumerate(steps)
             ]
             calls.append(asked)
             said = "".join("." if call.right else "u" if call.undecided else "x" for call in asked)
             print(
-                f"  chain {number + 1}: {said}  {sum(call.asked for call in asked) / LIVE_STEPS:.1f} votes a call",
+                f"  chain {number + 1}: {said}  {sum(call.asked for call in asked) / steps_each:.1f} votes a call",
                 file=sys.stderr,
             )
     rule = next(rule for rule in RULES if rule.ahead == LIVE_AHEAD)

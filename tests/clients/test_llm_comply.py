@@ -37,7 +37,9 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
     """A node with the embedded model, and one that sees."""
     eyes = write_named_model(tmp_path_factory.mktemp("models") / "eyes.gguf")
     write_projector(eyes.parent / "mmproj-eyes.gguf")
-    arguments = ("--model", "demo", "--model", str(eyes))
+    sampled = eyes.parent / "sampled.toml"  # greedy, it misses the same calls each time
+    sampled.write_text('[models."demo".sampling]\ntemperature = 0.8\n', encoding="utf-8")
+    arguments = ("--model", "demo", "--model", str(eyes), "--config", str(sampled))
     with NodeProcess("kitchen", tmp_path_factory.mktemp("node"), arguments=arguments) as running:
         asyncio.run(running.ready())
         yield running

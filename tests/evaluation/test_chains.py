@@ -113,10 +113,9 @@ def test_what_is_in_the_file_is_one_draw_or_it_is_said(tmp_path: Path) -> None:
         chain.stored(path, tools, "demo")
 
 
-async def test_real_chains_are_counted_beside_their_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chain, "LIVE_STEPS", 3)
+async def test_real_chains_are_counted_beside_their_replay(tmp_path: Path) -> None:
     ones = chain.stored(stored(tmp_path / "samples.jsonl"), shipped_questions("tools"), "demo")
-    live = await chain.live_chains(ones, "demo", 1, MOST, orders=1)
+    live = await chain.live_chains(ones, "demo", 1, MOST, orders=1, steps_each=3)
     assert live.replayed_right.value == 1.0
     assert live.replayed_asked.value == 3.0
     assert live.asked.value >= 3.0, "a vote was held on each"

@@ -15,6 +15,7 @@ from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, Step
 from tests.doubles.stage import SLOTS, Stage, staged
 
+ENOUGH = SLOTS // 2 + 1  # to decide
 ASK = "What is 9 + 7? Reply with a number."
 YES_OR_NO = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "boolean"}}}
 FUNCTION = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
@@ -55,13 +56,14 @@ async def test_all_votes_but_the_first_give_way_at_once_to_who_waits(stage: Stag
         ["hello"] if request.max_tokens == 9 else first if voter == 0 else [never]
     )
     voted = asyncio.create_task(stage.client.chat(text, stream=stream, **fields))
-    await stage.engine.until(lambda engine: engine.running == SLOTS - 1)
+    beside = ENOUGH - 1 if kind == "tools" else SLOTS - 1  # more are only asked where these differ
+    await stage.engine.until(lambda engine: engine.running == beside)
     others = [asyncio.create_task(stage.client.chat("hi", max_tokens=9)) for _ in range(SLOTS - 1)]
     for reply in await asyncio.gather(*others):
         assert reply.json["choices"][0]["message"]["content"] == "hello"
-    assert stage.engine.cancelled == SLOTS - 1
+    assert stage.engine.cancelled == beside
     reply = await voted
-    assert len(gave_way(reply)) == SLOTS - 1
+    assert len(gave_way(reply)) == beside
     account = (reply.json if not stream else next(chunk for chunk in reply.chunks if "swarm" in chunk))["swarm"]
     assert (account["votes"], account["outcome"], account["degraded"]) == (1, "single", False)
 

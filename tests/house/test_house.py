@@ -29,7 +29,7 @@ MOST_PASSED: Final = {  # as `benchmarks/walks.py` counts; what is touched depen
     "chat": {"files": 42, "touched": 75, "hand_offs": 83, "generators": 6},
     "mdns": {"files": 17, "touched": 23, "hand_offs": 30, "generators": 0},
     # An engine is chosen among those that are here, and says what it can; a load that takes long says how far it is.
-    "model": {"files": 54, "touched": 66, "hand_offs": 108, "generators": 7},
+    "model": {"files": 54, "touched": 66, "hand_offs": 110, "generators": 7},
 }
 
 
