@@ -25,7 +25,7 @@ STOPPED = {
     "unbeatable_lead": "the lead cannot be beaten, so the rest was not waited for",
     "posterior": "the lead is 95 % sure to last, so the rest was not waited for",
     "ahead": "one answer is as far ahead as was asked for",
-    "agreed": "those asked first agree, so nobody else was asked",
+    "agreed": "enough of those asked first agree, so nobody else was asked",
     "strongest": "the smaller models did not agree, so the strongest answered",
     "out_of_reach": "with the votes left no answer could get as far ahead as was asked for",
     "deadline": "time was up for those still out",

@@ -87,7 +87,7 @@ def test_the_end_says_what_stopped_it_who_disagreed_and_what_it_cost() -> None:
             {"cascade": {"strong": "large", "asked": True, "agreement": 0.5, "threshold": 0.75, "measured": True}},
             "large was asked; 50% of the smaller models' votes agree, 75% must (as measured)",
         ),
-        ({"stopped_by": "agreed"}, "the strongest was not asked"),
+        ({"stopped_by": "agreed"}, "nobody else was asked"),
         ({"stopped_by": "deadline"}, "time was up"),
         ({"stopped_by": "posterior"}, "95 % sure"),
         ({"stopped_by": "some\x1b[31mthing new"}, " stopped  something new"),

@@ -247,7 +247,7 @@ export const STRINGS = {
       unbeatable_lead: "nobody who was still out could change it",
       posterior: "it was very unlikely to change",
       ahead: "one answer was as far ahead as was asked for",
-      agreed: "those asked first agree, and nobody else was asked",
+      agreed: "enough of those asked first agree, and nobody else was asked",
       strongest: "the smaller models did not agree, and the strongest answered",
       out_of_reach: "no answer could get as far ahead any more",
       deadline: "its time was up",
