@@ -28,6 +28,7 @@ from swarm.gateway.answers.model_names import (
     look_at_nothing,
 )
 from swarm.gateway.answers.request_images import RequestImages
+from swarm.gateway.answers.tool_instructions import ToolInstructions
 from swarm.gateway.anthropic import endpoints as anthropic
 from swarm.gateway.documentation import pages
 from swarm.gateway.http.access import AccessRules
@@ -111,6 +112,7 @@ def make_app(
     unusable: Unusable = everything_is_usable,
     pull: management.Pull | None = None,
     images: RequestImages | None = None,
+    instructions: ToolInstructions | None = None,
     page_access: PageAccess | None = None,
     trust_commands: Callable[[], TrustCommands | None] = lambda: None,
     shelf: pulls.ModelShelf | None = None,
@@ -126,6 +128,7 @@ def make_app(
     `aliases`, `look_again`, `sampling`, `unusable` and `answers_any` are as in `RequestedNames`, `pull` as in
     `management`. `trust_commands` say who belongs to the swarm, None while they are not there yet.
     `shelf` is this node's disk for those who manage it; None: it loads nothing of its own.
+    `instructions` are added to conversations with tools.
     `client` asks peers for their states, `read_memory` what is free here.
     `records`: votes are kept with their prompts, in memory. `machine`: what is wrong with it, as in `findings_of`.
     `usage_file` keeps what keys use, where there are keys. `log_ring` has this process's last log lines.
@@ -180,7 +183,7 @@ def make_app(
     app.on_response_prepare.append(without_server_header)
     app[NAMES] = names = RequestedNames(dispatcher, aliases, answers_any, look_again, sampling, unusable)
     app[ANSWER_SERVICE] = AnswerService(
-        dispatcher, metrics, votes, performance, condition, pacing, names, images or RequestImages()
+        dispatcher, metrics, votes, performance, condition, pacing, names, images or RequestImages(), instructions
     )
     app[DISPATCHER] = dispatcher
     app[POOL] = pool

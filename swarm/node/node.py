@@ -30,8 +30,9 @@ from swarm.engines.engine import EngineSpec
 from swarm.engines.free_memory import give_back_large_blocks
 from swarm.engines.llama_cpp.saved_prompts import stored_bytes
 from swarm.engines.registry import load_engine
-from swarm.errors import SetupError, Unavailable
+from swarm.errors import SetupError, SwarmError, Unavailable
 from swarm.gateway.answers.request_images import RequestImages
+from swarm.gateway.answers.tool_instructions import InstructionLength, ToolInstructions
 from swarm.gateway.app import make_app
 from swarm.gateway.http.in_progress import Condition
 from swarm.gateway.http.listener import SharedPort, shared_port
@@ -114,6 +115,7 @@ class Node:
         self._default_model: str | None = None
         self._told_of_others = False
         self._upstream_lines: list[str] = []
+        self._instructions: ToolInstructions | None = None
 
     async def __aenter__(self) -> Node:
         give_back_large_blocks()
@@ -190,6 +192,8 @@ class Node:
             peer_stocks=self._peer_stocks,
             default_model=lambda: self._default_model,
         )
+        if (path := settings.tool_instructions) is not None:
+            self._instructions = await asyncio.to_thread(ToolInstructions, path, self._count_tokens, self._console.say)
         self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
         await self._stack.enter_async_context(self._listening(listeners, client))
         lines = banner(self.setup, settings.federated, self._upstream_lines, settings.answer_any_model, settings.record)
@@ -201,6 +205,9 @@ class Node:
         news = await self._stack.enter_async_context(ModelNews(self._console, self.pool.states))
         self.pool.subscribe(news.show)
         await self._load_models()
+        if self._instructions is not None:
+            length = await self._instructions.check()
+            self._console.say(f"  tools      a conversation with tools is given {self._instructions.path}, {length}")
         news.aloud = True
         await self._stack.enter_async_context(showing(self._console, self._app[VIEW], self._app[CHANGES]))
 
@@ -249,6 +256,7 @@ class Node:
             unusable=lambda name: None if self.models is None else self.models.unusable(name),
             pull=None if self._files is None else self._pull,
             images=RequestImages(self.settings.fetch_images),
+            instructions=self._instructions,
             client=client,
             read_memory=self._read_memory,
             records=self.settings.record,
@@ -284,6 +292,20 @@ class Node:
         except OSError:
             disk = None
         return {key: one for key, one in (("gpu", gpu), ("memory", memory), ("disk", disk)) if one is not None}
+
+    async def _count_tokens(self, text: str) -> InstructionLength | None:
+        """By the model that has the most for it, of those that are loaded here."""
+        counts: list[InstructionLength] = []
+        for state in self.pool.states():
+            workers = self.pool.get(state.model_id)
+            if workers is None or not state.capabilities.generates:
+                continue
+            try:
+                found = await workers.running.tokenize(text, add_special=False, parse_special=False)
+            except SwarmError:  # it broke, or is on its way out
+                continue
+            counts.append(InstructionLength(len(found.ids), state.model_id))
+        return max(counts, key=lambda count: count.tokens, default=None)
 
     async def _look_again(self) -> None:
         """Somebody names a model that is not known here."""

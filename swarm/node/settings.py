@@ -101,8 +101,8 @@ LogFormat = Annotated[str, AfterValidator(_log_format)]
 class Settings:
     """One node's settings, checked. None lets the node choose. A single text stands for a list of one.
 
-    `ttl` is seconds, infinite for `never`; `memory` and `kv_disk` bytes. `aliases`, `models`, `peers` and `routing`
-    are in a configuration file only.
+    `ttl` is seconds, infinite for `never`; `memory` and `kv_disk` bytes. `aliases`, `models`, `peers`, `routing` and
+    `tool_instructions` are in a configuration file only.
     """
 
     federation: bool = False
@@ -148,6 +148,7 @@ class Settings:
     upstream_model: str | None = None
     upstream_slots: Annotated[int, between(1, 256)] = DEFAULT_SLOTS
     routing: RoutingRules = field(default_factory=RoutingRules)
+    tool_instructions: ExpandedPath | None = None
     data_dir: ExpandedPath | None = None
     log_level: LogLevel = "warning"
     log_format: LogFormat = "text"

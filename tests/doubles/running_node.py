@@ -23,6 +23,7 @@ from swarm.engines.engine import Engine
 from swarm.gateway.answers.answer_form import Pacing
 from swarm.gateway.answers.model_names import LookAgain, SamplingOf, as_engines_have_it, look_at_nothing
 from swarm.gateway.answers.request_images import RequestImages
+from swarm.gateway.answers.tool_instructions import ToolInstructions
 from swarm.gateway.app import make_app
 from swarm.gateway.http.access import AccessRules
 from swarm.gateway.http.bodies import BODY_TIMEOUT_S
@@ -107,6 +108,7 @@ class NodeOptions:
     pull: Pull | None = None
     shelf: ModelShelf | None = None
     images: RequestImages | None = None
+    instructions: ToolInstructions | None = None
     records: bool = False
     usage_file: Path | None = None
     log_ring: LogRing | None = None
@@ -262,6 +264,7 @@ class RunningNode:
             sampling=self._options.sampling,
             pull=self._options.pull,
             images=self._options.images,
+            instructions=self._options.instructions,
             records=self._options.records,
             usage_file=self._options.usage_file,
             log_ring=self._options.log_ring,

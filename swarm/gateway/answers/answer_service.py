@@ -21,7 +21,7 @@ from swarm.consensus.swarm_object import BallotStanding
 from swarm.consensus.verdict import Verdict
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.registry import engine_of_replica
-from swarm.errors import EngineFailed, SwarmError
+from swarm.errors import ContextExceeded, EngineFailed, SwarmError
 from swarm.gateway.answers.answer_form import (
     AnswerWriter,
     OpenStream,
@@ -33,6 +33,7 @@ from swarm.gateway.answers.answer_form import (
 from swarm.gateway.answers.model_names import RequestedNames
 from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, confirmed, may_leave, winner_of
 from swarm.gateway.answers.request_images import RequestImages
+from swarm.gateway.answers.tool_instructions import ToolInstructions
 from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact, off_loop
 from swarm.gateway.http.in_progress import Condition, work_of
 from swarm.gateway.observing.metrics import Metrics
@@ -62,6 +63,7 @@ class AnswerService:
         pacing: Pacing,
         names: RequestedNames,
         images: RequestImages,
+        instructions: ToolInstructions | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._metrics = metrics
@@ -71,9 +73,27 @@ class AnswerService:
         self._pacing = pacing
         self._names = names
         self._images = images
+        self._instructions = instructions
 
     async def answer(self, http: web.Request, asked: AnswerRequest) -> web.StreamResponse:
-        """The response to `asked`; failures before the first byte are raised for the error mapper."""
+        """The response to `asked`; failures before the first byte are raised for the error mapper.
+
+        A prompt that does not fit with the instructions that the node's owner adds is answered without them.
+        """
+        request = asked.request if asked.local_only else await self.with_instructions(asked.request)
+        if request is asked.request:
+            return await self._answered(http, asked)
+        try:
+            return await self._answered(http, replace(asked, request=request))
+        except ContextExceeded as error:
+            log.info("the instructions for tools are left out: %s", error)
+            return await self._answered(http, asked)
+
+    async def with_instructions(self, request: GenerationRequest) -> GenerationRequest:
+        """`request` with what the node's owner tells models that are given tools; itself, where that is nothing."""
+        return request if self._instructions is None else await self._instructions.added_to(request)
+
+    async def _answered(self, http: web.Request, asked: AnswerRequest) -> web.StreamResponse:
         context = await self.planned(http, asked)
         await refuse_impossible(context.asked.request, context.plan.engines, http.get(BODY_BYTES, 0))
         if asked.stream:

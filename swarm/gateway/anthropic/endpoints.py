@@ -32,14 +32,16 @@ async def messages(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, MessagesBody)
     name = await request.app[NAMES].answering(body.model, may_leave(request, body.options))
     generation = body.to_request(name)
-    generation = await request.app[ANSWER_SERVICE].with_images(request, generation, body.options)
+    service = request.app[ANSWER_SERVICE]
+    generation = await service.with_images(request, generation, body.options)
     counting = None
     if body.stream:
-        counting = asyncio.create_task(prompt_tokens(request.app, generation), name="prompt tokens")
+        whole = await service.with_instructions(generation)
+        counting = asyncio.create_task(prompt_tokens(request.app, whole), name="prompt tokens")
     form = MessageForm(MessageShape(generation.model, generation.stop), counting)
     asked = AnswerRequest(generation, body.options, choices=1, stream=bool(body.stream), form=form)
     try:
-        response = await request.app[ANSWER_SERVICE].answer(request, asked)
+        response = await service.answer(request, asked)
     finally:
         await cancel_and_wait(counting)
     if not response.prepared:
@@ -51,7 +53,8 @@ async def count_tokens(request: web.Request) -> web.StreamResponse:
     """The prompt's tokens as the model would see it, chat template and tools included."""
     body = await read_body(request, PromptBody)
     generation = body.to_request(await request.app[NAMES].answering(body.model, may_leave(request)))
-    generation = await request.app[ANSWER_SERVICE].with_images(request, generation)
+    service = request.app[ANSWER_SERVICE]
+    generation = await service.with_instructions(await service.with_images(request, generation))
     return json_response({"input_tokens": await prompt_tokens(request.app, generation)})
 
 

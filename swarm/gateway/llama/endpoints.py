@@ -148,7 +148,8 @@ async def completion(request: web.Request) -> web.StreamResponse:
 async def input_tokens(request: web.Request) -> web.Response:
     """{"input_tokens": number}: the tokens of a conversation as the model sees it."""
     body = await named(request, await read_body(request, TemplateBody))
-    tokens, _ = await ask(request.app, body.model, utility_calls.count_tokens(body.to_request()))
+    generation = await request.app[ANSWER_SERVICE].with_instructions(body.to_request())
+    tokens, _ = await ask(request.app, body.model, utility_calls.count_tokens(generation))
     return json_response({"object": "response.input_tokens", "input_tokens": tokens})
 
 
