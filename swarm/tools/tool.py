@@ -55,6 +55,17 @@ class ToolResult:
     ms: int = 0
 
 
+class ToolFailure(Exception):
+    """A call that cannot be done, in words for the model and for people: a host makes a result of it, never an error.
+
+    `exit_code` is the result's, other than 0.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class ToolHost(Protocol):
     """Executes tools. Used as `async with`: what runs when it is left is ended, with all that it started."""
 
