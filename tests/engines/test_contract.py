@@ -1,4 +1,4 @@
-"""One suite that every engine passes: the weightless one, llama.cpp in this process and in a host process, and others.
+"""One suite that every engine passes: the weightless ones, llama.cpp in this process and in a host process, and others.
 
 Those that are made on a machine are taken from SWARM_TEST_ENGINES, see `tests/doubles/made_engines.py`.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.engines.echo import EchoEngine
+from swarm.engines.echo import EchoEngine, message_text, tokens_of
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.hosted.hosted_engine import HostedEngine
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
@@ -25,6 +25,7 @@ from swarm.generation import Delta, Finish, GenerationRequest
 from tests.doubles.images import png, shown
 from tests.doubles.inside_llama import busy_jobs, busy_slots
 from tests.doubles.made_engines import made_engine
+from tests.doubles.played_engine import Conversation, PlayedEngine, Say, Turn
 
 SLOTS, CONTEXT_TOKENS = 4, 1024
 
@@ -35,13 +36,21 @@ def chat(text: str, **fields: object) -> GenerationRequest:
     )
 
 
-@pytest.fixture(params=["echo", "in process", "in a host", "llama-server", "llama-cpp-python", "mlx"])
+def turned_about(conversation: Conversation) -> Turn:
+    """What was asked, and for every voter but the first its words in another order."""
+    words = tokens_of(message_text(conversation.messages[-1]))
+    return Turn(tuple(Say("".join(words[voter:] + words[:voter])) for voter in range(SLOTS)))
+
+
+@pytest.fixture(params=["echo", "played", "in process", "in a host", "llama-server", "llama-cpp-python", "mlx"])
 async def engine(request: pytest.FixtureRequest, demo_model: Path) -> AsyncIterator[Engine]:
     spec = EngineSpec("demo", demo_model, CONTEXT_TOKENS, SLOTS, threads=1)
     loaded: Engine
     match request.param:
         case "echo":
             loaded = await load_engine("echo", spec)
+        case "played":
+            loaded = PlayedEngine(spec, part=turned_about)
         case "in process":
             loaded = await load_xllamacpp(spec, "never")
         case "in a host":
