@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from swarm.errors import BadRequest
-from swarm.gateway.answers.request_images import NOT_FETCHED, PublicResolver, RequestImages, is_public
+from swarm.gateway.answers.request_images import NOT_FETCHED, RequestImages
 from swarm.generation import GenerationRequest, JsonValue
 from swarm.images import (
     MAX_IMAGE_BYTES_TOGETHER,
@@ -31,6 +31,7 @@ from swarm.images import (
     refuse_images,
     url_of,
 )
+from swarm.tools.public_web import PublicResolver, is_public
 from tests.doubles import images
 from tests.doubles.clients import Client, connect
 from tests.doubles.images import BLUE, gif, jpeg, png, said_to_be, shown, webp

@@ -4,26 +4,18 @@ What is asked about must be there: an image of the user's last turn that is brok
 refused with the reason. Of one that came before, the model is told so in its place: else no later turn could be
 answered.
 
-A web address is fetched only from public addresses of the internet, whoever names it: each hop's name is resolved
-here, and no socket is made for what it was found to be, but where that is one: however an address is written, it does
-not lead into the network that a node stands in.
+A web address is fetched only from public addresses of the internet, whoever names it (`tools/public_web.py`): however
+it is written, it does not lead into the network that a node stands in.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
-from urllib.parse import urljoin
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
 
-from federation.hostport import unmapped
 from swarm.gateway.http.bodies import ON_LOOP_BYTES, off_loop
 from swarm.generation import GenerationRequest, JsonValue
 from swarm.images import (
@@ -40,11 +32,10 @@ from swarm.images import (
     left_out,
     with_images,
 )
+from swarm.tools.public_web import READ_BYTES, REDIRECTS, is_public, public_session, web_address
 
 FETCH_S = 10.0
 MAX_REDIRECTS = 3
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
-READ_BYTES = 64 * 1024
 NOT_FETCHED = (
     "has a web address, and this node fetches nothing: send the image itself, as data:image/png;base64,..., or start "
     "the node with --fetch-images"
@@ -52,54 +43,6 @@ NOT_FETCHED = (
 WEB = ("http://", "https://")
 
 Fetched = Mapping[str, bytes | str]  # by address: the bytes, or why there are none
-
-
-class NotPublicError(OSError):
-    """A name that leads to no public address."""
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is one of the internet: not of this machine or its networks, however that is written."""
-    try:
-        found = unmapped(ipaddress.ip_address(address))
-    except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address):
-        if found.is_site_local:  # which Python takes for global
-            return False
-        if found.sixtofour is not None:
-            return is_public(str(found.sixtofour))
-    return found.is_global and not (found.is_multicast or found.is_reserved)
-
-
-class PublicResolver(AbstractResolver):
-    """Resolves names to those of their addresses that are public, which are then connected to."""
-
-    def __init__(self, is_allowed: Callable[[str], bool]) -> None:
-        self._is_allowed = is_allowed
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, family=family)
-        public = [
-            ResolveResult(
-                hostname=host,
-                host=str(where[0]),
-                port=port,
-                family=kind,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST,
-            )
-            for kind, _, protocol, _, where in found
-            if self._is_allowed(str(where[0]))
-        ]
-        if not public:
-            raise NotPublicError(f"{host} is not in the internet")
-        return public
-
-    async def close(self) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +74,9 @@ class RequestImages:
     async def _fetched(self, urls: Sequence[str]) -> Fetched:
         """What is at each of `urls`, all at once and in time, and in memory no more than they may have together."""
         room = _Room(MAX_IMAGE_BYTES_TOGETHER)
-        connector = aiohttp.TCPConnector(
-            resolver=PublicResolver(self.is_allowed), use_dns_cache=False, socket_factory=self._socket
-        )
         found: dict[str, bytes | str] = {}
-        async with aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=self.fetch_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,  # what is packed again may become a thousand times as large
-            headers={"Accept": "image/png, image/jpeg, image/gif", "Accept-Encoding": "identity"},
-        ) as session:
+        headers = {"Accept": "image/png, image/jpeg, image/gif", "Accept-Encoding": "identity"}
+        async with public_session(self.is_allowed, headers, self.fetch_s) as session:
 
             async def fetch(url: str) -> None:
                 try:
@@ -160,18 +95,11 @@ class RequestImages:
                     group.create_task(fetch(url))
         return found
 
-    def _socket(self, address: tuple[Any, ...]) -> socket.socket:
-        """A socket for what is about to be connected to, whoever resolved it. Raises NotPublicError."""
-        family, kind, protocol, _, where = address
-        if not self.is_allowed(str(where[0])):
-            raise NotPublicError(f"{where[0]} is not in the internet")
-        return socket.socket(family, kind, protocol)
-
     async def _fetch(self, session: aiohttp.ClientSession, url: str, room: _Room) -> bytes:
         """What is at `url`. Raises ValueError with the reason where it is not given."""
         base = ""
         for _ in range(MAX_REDIRECTS + 1):
-            address = self._address(base, url)
+            address = web_address(base, url, self.is_allowed)
             async with session.get(address, allow_redirects=False) as response:
                 if response.status in REDIRECTS and "Location" in response.headers:
                     base, url = str(address), response.headers["Location"]
@@ -180,26 +108,6 @@ class RequestImages:
                     raise ValueError(f"cannot be fetched: {response.url.host} answered {response.status}")
                 return await room.read(response)
         raise ValueError(f"cannot be fetched: it was passed on more than {MAX_REDIRECTS} times")
-
-    def _address(self, base: str, url: str) -> URL:
-        """`url`, as it stands at `base`, as the client reads it: digits of other scripts, say, are digits to it.
-
-        Raises ValueError for what is no web address, and for a numeric one that is not allowed: it is not resolved.
-        """
-        try:
-            parts = URL(urljoin(base, url))
-            host = parts.raw_host
-        except ValueError:
-            parts, host = URL(), None
-        if parts.scheme not in ("http", "https") or not host:
-            raise ValueError("cannot be fetched: its address is no http:// or https:// address")
-        try:
-            ipaddress.ip_address(host.partition("%")[0])
-        except ValueError:
-            return parts
-        if not self.is_allowed(host):
-            raise ValueError(f"cannot be fetched: {host} is not in the internet")
-        return parts
 
 
 @dataclass
