@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 
 API_KEY = "SWARM_API_KEY"
 
@@ -29,3 +30,35 @@ def keep_this_machine_direct(environment: MutableMapping[str, str]) -> None:
     if "*" not in names:
         names += [name for name in THIS_MACHINE if name not in names]
         environment["no_proxy"] = environment["NO_PROXY"] = ",".join(names)
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentProxy:
+    """The URL of a proxy, and the variable that names it."""
+
+    variable: str
+    url: str
+
+
+def proxy_for(host: str, encrypted: bool, environment: Mapping[str, str]) -> EnvironmentProxy | None:
+    """The proxy that the environment names for `host` (with its port, where it has one); None where it names none.
+
+    As elsewhere, lower-case variables count first, HTTPS_PROXY and HTTP_PROXY before ALL_PROXY, and NO_PROXY excepts
+    hosts. Its kind may be any: http, where none is written.
+    """
+    for name in ("https_proxy" if encrypted else "http_proxy", "all_proxy"):
+        variable = name if environment.get(name) else name.upper()
+        if proxy := environment.get(variable, "").strip():
+            break
+    else:
+        return None
+    excepted = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    if any(_covers(entry.strip().lower(), host.lower()) for entry in excepted.split(",")):
+        return None
+    return EnvironmentProxy(variable, proxy if "://" in proxy else f"http://{proxy}")
+
+
+def _covers(entry: str, host: str) -> bool:
+    """Whether an entry of NO_PROXY (a name and what is below it, with or without a port, or `*`) covers `host`."""
+    name = host if ":" in entry else host.partition(":")[0]
+    return entry == "*" or (bool(entry) and (name == entry.lstrip(".") or name.endswith(f".{entry.lstrip('.')}")))

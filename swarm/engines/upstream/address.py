@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
+from swarm.environment import proxy_for
 from swarm.errors import SetupError
 
 UpstreamMode = Literal["fallback", "voter", "only"]
@@ -79,21 +80,14 @@ def reach_of(host: str) -> Literal["machine", "network", "internet"]:
 def proxy_to(address: UpstreamAddress, environment: Mapping[str, str]) -> str | None:
     """The proxy that the environment names for `address`: for the internet only, what is nearer is asked directly.
 
-    As elsewhere, lower-case variables count first, HTTPS_PROXY and HTTP_PROXY before ALL_PROXY, and NO_PROXY excepts
-    hosts. Raises SetupError for a proxy of another kind than HTTP.
+    Raises SetupError for a proxy of another kind than HTTP.
     """
     if address.reach != "internet":
         return None
-    for name in ("https_proxy" if address.encrypted else "http_proxy", "all_proxy"):
-        variable = name if environment.get(name) else name.upper()
-        if proxy := environment.get(variable, "").strip():
-            break
-    else:
+    proxy = proxy_for(address.host, address.encrypted, environment)
+    if proxy is None:
         return None
-    excepted = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    if any(_covers(entry.strip().lower(), address.host.lower()) for entry in excepted.split(",")):
-        return None
-    url = proxy if "://" in proxy else f"http://{proxy}"
+    url, variable = proxy.url, proxy.variable
     if not url.startswith(("http://", "https://")):
         kind = url.partition("://")[0]
         raise SetupError(
@@ -101,9 +95,3 @@ def proxy_to(address: UpstreamAddress, environment: Mapping[str, str]) -> str | 
             f"{'HTTPS_PROXY' if address.encrypted else 'HTTP_PROXY'}, or except the upstream: NO_PROXY={address.host}"
         )
     return url
-
-
-def _covers(entry: str, host: str) -> bool:
-    """Whether an entry of NO_PROXY (a name and what is below it, with or without a port, or `*`) covers `host`."""
-    name = host if ":" in entry else host.partition(":")[0]
-    return entry == "*" or (bool(entry) and (name == entry.lstrip(".") or name.endswith(f".{entry.lstrip('.')}")))
