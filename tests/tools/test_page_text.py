@@ -94,8 +94,8 @@ def test_what_people_do_not_see_is_not_read(hidden: str) -> None:
         st.sampled_from(
             [
                 "<p>", "</p>", "<a href='/x'>", "</a>", "<pre>", "</pre>", "<li>", "<td>", "<tr>", "<table>",
-                "</table>", "<script>", "</script>", "<div hidden>", "</div>", "<br>", "words", " ", "\n", "&lt;", "<", "<!--",
-                "-->",
+                "</table>", "<script>", "</script>", "<div hidden>", "</div>", "<br>", "words", " ", "\n", "&lt;", "<",
+                "<!--", "-->",
                 "<h1>", "</h1>", "<svg/>", "<img alt=x>", "</", "<![CDATA[", "<?x", "é",
             ]
         ),
