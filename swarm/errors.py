@@ -8,6 +8,7 @@ SwarmError
 ├── UnknownModel            no reachable node serves that name (404)
 ├── UnknownFile             this node shares no such file (404)
 ├── UnknownRequest          no request by that id is in progress here (404)
+├── ToolsOff                this node runs no tools (404)
 ├── RequestCancelled        someone who may manage this node ended the request (409)
 ├── LimitReached            the API key has used up what it may in a minute or a day (429, Retry-After)
 ├── Unavailable             could work later or elsewhere (503, Retry-After)
@@ -129,6 +130,15 @@ class UnknownRequest(SwarmError):
 
     def __init__(self, request_id: str) -> None:
         super().__init__(f"no request {request_id!r} is in progress here: it has ended, or is another node's")
+
+
+class ToolsOff(SwarmError):
+    """This node runs no tools: its owner has not asked for any."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this node runs no tools: start it with --tools read,grep,glob (or --tools all) and --tools-root DIR"
+        )
 
 
 class RequestCancelled(SwarmError):

@@ -70,8 +70,11 @@ from swarm.gateway.peers import endpoints as peers
 from swarm.gateway.peers import management, model_files
 from swarm.gateway.peers.control import TrustCommands
 from swarm.gateway.responses import endpoints as responses
+from swarm.gateway.tools import endpoints as tools
+from swarm.gateway.tools.service import TOOLS, ToolService
 from swarm.logs import MAX_KEPT_LINES, LogRing
 from swarm.routing.dispatcher import Dispatcher
+from swarm.tools.tool import ToolHost
 from swarm.workers.pool import WorkerPool
 
 PREFIX = "/v1"
@@ -122,6 +125,7 @@ def make_app(
     machine: Callable[[], Mapping[str, Trouble]] = dict[str, Trouble],
     usage_file: Path | None = None,
     log_ring: LogRing | None = None,
+    tool_host: ToolHost | None = None,
 ) -> web.Application:
     """The application that serves clients and peers of this node.
 
@@ -132,6 +136,7 @@ def make_app(
     `client` asks peers for their states, `read_memory` what is free here.
     `records`: votes are kept with their prompts, in memory. `machine`: what is wrong with it, as in `findings_of`.
     `usage_file` keeps what keys use, where there are keys. `log_ring` has this process's last log lines.
+    `tool_host` executes tools for clients; None: this node runs none.
     """
     quiet_about_bad_requests()
     pacing = pacing or Pacing()
@@ -226,9 +231,10 @@ def make_app(
     app[pulls.SHELF] = shelf
     app[pulls.PULLS] = own_pulls = pulls.Pulls(board)
     app.on_cleanup.append(lambda _: own_pulls.aclose())
+    app[TOOLS] = ToolService(tool_host)
     app[STARTED_AT] = int(time.time())
     of_nodes, of_page = (peers, model_files, management), (page, rights, page_models, pulls, events)
-    for room in (openai, responses, anthropic, llama, observing, pages, *of_nodes, *of_page):
+    for room in (openai, responses, anthropic, llama, tools, observing, pages, *of_nodes, *of_page):
         app.add_routes(with_unversioned_paths(room.routes()))
     every_route_has_a_kind(app)
     return app

@@ -45,6 +45,7 @@ from swarm.routing.router import DEFAULT_LIMITS, FailureLimits
 from swarm.routing.rules import RoutingRules
 from swarm.routing.upstream import Upstream, Upstreams
 from swarm.routing.utilities import MOST_UTILITY_BYTES, UtilityRoom
+from swarm.tools.tool import ToolHost
 from swarm.workers.model_workers import DEFAULT_QUEUE
 from swarm.workers.pool import MemoryRules, ModelSource, PoolPace, WorkerPool
 from tests.doubles.timing import FAST
@@ -112,6 +113,7 @@ class NodeOptions:
     records: bool = False
     usage_file: Path | None = None
     log_ring: LogRing | None = None
+    tool_host: ToolHost | None = None
     contents: Mapping[str, str] = field(default_factory=dict[str, str])  # its models' fingerprints, by their ids
 
 
@@ -268,6 +270,7 @@ class RunningNode:
             records=self._options.records,
             usage_file=self._options.usage_file,
             log_ring=self._options.log_ring,
+            tool_host=self._options.tool_host,
             page_access=self.page_access,
             shelf=self._options.shelf,
             trust_commands=lambda: getattr(self, "trust_service", None),

@@ -104,6 +104,11 @@ DETOKENIZE: dict[str, Any] = {"model": "demo", "tokens": [1, 2, 3]}
 TEMPLATE: dict[str, Any] = {"model": "demo", "messages": CHAT["messages"], "tools": CHAT["tools"]}
 CANDIDATES: dict[str, Any] = {"request": CHAT, "votes": 2}
 
+EXECUTE: dict[str, Any] = {"tool": "read", "arguments": {"path": "README.md"}, "timeout_s": 5}
+MCP: dict[str, Any] = {
+    "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "read", "arguments": {"path": "README.md"}},
+}  # fmt: skip
+
 BODIES: dict[str, tuple[dict[str, Any], ...]] = {
     "/chat/completions": (CHAT, JSON_CHAT),
     "/completions": (TEXT,),
@@ -118,6 +123,8 @@ BODIES: dict[str, tuple[dict[str, Any], ...]] = {
     "/tokenize": (TOKENIZE,),
     "/detokenize": (DETOKENIZE,),
     "/apply-template": (TEMPLATE,),
+    "/tools/execute": (EXECUTE,),
+    "/mcp": (MCP,),
     "/federation/v1/candidates": (CANDIDATES,),
     "/federation/v1/generate": (CHAT, TEXT),
 }

@@ -557,3 +557,54 @@ class PlainAnswer(BaseModel):
     tokens_predicted: int
     tokens_evaluated: int
     swarm: SwarmReport | None = None
+
+
+class ToolFunction(BaseModel):
+    name: Annotated[str, Field(description="What a call names")]
+    description: Annotated[str, Field(description="What models are told of it")]
+    parameters: Annotated[dict[str, JsonValue], Field(description="The JSON schema of its arguments, an object")]
+
+
+class ToolEntry(BaseModel):
+    """A tool in OpenAI's form: as the `tools` of a request take it."""
+
+    type: Literal["function"]
+    function: ToolFunction
+
+
+class ToolListing(BaseModel):
+    object: Literal["list"]
+    data: list[ToolEntry]
+
+
+class ToolOutput(BaseModel):
+    """What came of a call, be it that the tool failed."""
+
+    output: Annotated[str, Field(description="Text for a model, at most 3,000 characters and a line on what was cut")]
+    exit_code: Annotated[int, Field(description="0: the tool did what it was asked")]
+    truncated: Annotated[bool, Field(description="Whether something of the output was cut")]
+    timed_out: Annotated[bool, Field(description="Whether it was ended because its time was up")]
+    ms: Annotated[int, Field(description="Milliseconds that it took")]
+
+
+class McpError(BaseModel):
+    code: Annotated[int, Field(description="One of JSON-RPC's, or of MCP's")]
+    message: str
+    data: JsonValue = None
+
+
+class McpAnswer(BaseModel):
+    """A message of JSON-RPC: `result`, or `error`."""
+
+    jsonrpc: Literal["2.0"]
+    id: str | int | None
+    result: dict[str, JsonValue] | None = None
+    error: McpError | None = None
+
+
+class McpAnswers(RootModel[McpAnswer | list[McpAnswer]]):
+    """One answer; several to a batch, which revision 2025-03-26 has."""
+
+
+class McpRefusal(RootModel[McpAnswer | ErrorBody]):
+    """The protocol's own error, or this node's."""

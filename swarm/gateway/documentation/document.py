@@ -56,6 +56,7 @@ class Operation:
     """One route for clients. `answer` is the JSON body of its 200, `streams` the media type it may have instead.
 
     `errors` is the body of every refusal; `others` are the answers of further statuses, whose body is not an error.
+    `accepts`: it may answer by a 202, which has no body.
     Which refusals there are follows from the rest: see `document.refusals`.
     """
 
@@ -69,6 +70,7 @@ class Operation:
     errors: type[BaseModel] | None = None
     others: Mapping[int, type[BaseModel]] = field(default_factory=dict[int, type[BaseModel]])
     example: JsonObject | None = None
+    accepts: bool = False
 
     @property
     def kind(self) -> RouteKind:
@@ -175,6 +177,8 @@ def _responses(operation: Operation, refs: Refs) -> JsonObject:
     if operation.streams:
         content[operation.streams] = {"schema": EVENT if operation.streams == SSE else {"type": "string"}}
     found: dict[int, JsonValue] = {200: _response("The answer", content, voted=operation.voted)}
+    if operation.accepts:
+        found[202] = _response("It was taken; no answer is owed", {})
     error: JsonObject = {"application/json": {"schema": refs[operation.errors or ErrorBody]}}
     for status in refusals(operation):
         found[status] = _response(REFUSALS[status], error, retry=status == 503)

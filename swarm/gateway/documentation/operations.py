@@ -33,6 +33,8 @@ from swarm.gateway.documentation.answer_bodies import (
     EmbeddingList,
     ErrorBody,
     InputTokens,
+    McpAnswers,
+    McpRefusal,
     ModelEntry,
     ModelListing,
     ModelManaged,
@@ -45,15 +47,19 @@ from swarm.gateway.documentation.answer_bodies import (
     Start,
     TextCompletion,
     TokenList,
+    ToolListing,
+    ToolOutput,
 )
 from swarm.gateway.documentation.document import SSE, Operation
 from swarm.gateway.http.access import (
     LOGS_PATH,
+    MCP_PATH,
     PAGE_PATH,
     PERFORMANCE_PATH,
     PULLS_PATH,
     REQUESTS_PATH,
     STORED_PATH,
+    TOOLS_PATH,
     TRUST_PATH,
     USAGE_PATH,
     VOTES_PATH,
@@ -71,12 +77,13 @@ from swarm.gateway.page.pulls import PullBody, PullEntry, PullListing
 from swarm.gateway.page.rights import EndBody, EndedBody, InvitedWithQr, OwnerBody, OwnerSessionBody, PageRights
 from swarm.gateway.peers.management import LoadBody, PinBody, UnloadBody
 from swarm.gateway.responses.bodies import ResponsesBody
+from swarm.gateway.tools.endpoints import ExecuteBody, McpMessage
 from swarm.generation import JsonObject
 
 PROMETHEUS: Final = "text/plain"
 PAGE: Final = "text/html"
 ANSWERS, TEXTS, MODELS, NODE = "Answers", "Texts and tokens", "Models", "Node"
-MANAGEMENT, OWNER = "Management", "For the owner"
+MANAGEMENT, OWNER, TOOLS = "Management", "For the owner", "Tools"
 
 HELLO: JsonObject = {"model": "swarm", "messages": [{"role": "user", "content": "Calculate 12 + 7 - 3"}]}
 ONCE: JsonObject = {"model": "swarm", "prompt": "Once upon a time", "max_tokens": 40}
@@ -86,6 +93,12 @@ MESSAGES: JsonObject = {**HELLO, "max_tokens": 40}
 CONTINUE: JsonObject = {"prompt": "Once upon a time", "n_predict": 40}
 MIDDLE: JsonObject = {"input_prefix": "def add(a, b):\n    ", "input_suffix": "\n", "n_predict": 40}
 RANK: JsonObject = {"query": "a pet", "documents": ["a cat", "a car"]}
+INITIALIZE: JsonObject = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {"protocolVersion": "2025-11-25"},
+}
 # What a call without a body may be refused with, where it asks a model.
 OF_ASKING: Mapping[int, type[BaseModel]] = dict.fromkeys((404, 500, 502, 503, 504), ErrorBody)
 
@@ -147,6 +160,18 @@ OPERATIONS: Final = (
         others=OF_ASKING,
     ),
     Operation("post", "/v1/props", "Always refused: settings are given where the node is started", MODELS),
+    Operation(
+        "get", TOOLS_PATH, "The tools that this node executes, where it was started with some", TOOLS, ToolListing,
+        others={404: ErrorBody},
+    ),
+    Operation(
+        "post", TOOLS_PATH + "/execute", "Execute a tool; one that fails is a 200 with its exit code", TOOLS,
+        ToolOutput, ExecuteBody, example={"tool": "read", "arguments": {"path": "README.md"}},
+    ),
+    Operation(
+        "post", MCP_PATH, "The same tools by the Model Context Protocol, 2026-07-28 and the older ones", TOOLS,
+        McpAnswers, McpMessage, others={400: McpRefusal, 404: McpRefusal}, example=INITIALIZE, accepts=True,
+    ),
     Operation("get", "/", "What this is and where to go: a page for browsers, else JSON", NODE, Start, streams=PAGE),
     Operation("get", "/livez", "Does the process answer?", NODE, Alive),
     Operation("get", "/readyz", "Is this node ready to be asked?", NODE, Alive, others={503: NotReady}),

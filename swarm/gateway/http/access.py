@@ -26,6 +26,9 @@ itself (and a key, where clients need one: a reverse proxy on this machine makes
 key. Never a page of another origin, allow-listed or not, and never another node: what members of a paired swarm may
 change has routes of its own between nodes, and they do only where this node's owner lets them (`[peers] manage`).
 
+**Tools** run programs on this machine, which no key of a swarm is for: without an API key they are for this machine
+itself, with one for whoever has it. Never for a page of another origin, on the list or not, and never for another node.
+
 **The owner** is whoever has the secret in the data directory: at the control endpoint, or by a session that a link of
 `swarm page` opened (`page_access.py`). A session manages like an admin key, and alone may invite, join and revoke. It
 counts from the node's own page and from programs; not from a page of another origin, nor from a node. What a browser
@@ -73,6 +76,7 @@ class RouteKind(StrEnum):
     PAGE = "the page's rights"
     API = "API"
     STATUS = "status"
+    TOOLS = "tools"
     NODES = "what nodes ask"
     FILES = "model files"
     MEMBERS = "what members manage"
@@ -90,6 +94,8 @@ PAGE_PATH: Final = "/swarm/v1/page"
 TRUST_PATH: Final = "/swarm/v1/trust"
 STORED_PATH: Final = "/swarm/v1/models"
 PULLS_PATH: Final = "/swarm/v1/pulls"
+TOOLS_PATH: Final = "/v1/tools"
+MCP_PATH: Final = "/mcp"  # where clients of the Model Context Protocol expect a server of its
 PAGE_HEADER: Final = "X-Swarm-Page"  # the page's token
 OWNER_HEADER: Final = "X-Swarm-Owner"  # a session of the owner's
 _WITHOUT_VERSION: Final = "/v1"  # each path under it is served without it, too
@@ -109,6 +115,7 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
         "GET /metrics", "GET /v1/federation/health", "GET /v1/events",
         f"GET {VOTES_PATH}", f"GET {VOTES_PATH}/{{id}}", f"GET {PERFORMANCE_PATH}",
     ),
+    RouteKind.TOOLS: (f"GET {TOOLS_PATH}", f"POST {TOOLS_PATH}/execute", f"POST {MCP_PATH}"),
     RouteKind.NODES: (
         f"GET {wire.NODE_PATH}", f"GET {wire.PEERS_PATH}", f"POST {wire.GOODBYE_PATH}", f"POST {wire.ROSTER_PATH}",
         f"POST {wire.CANDIDATES_PATH}", f"POST {wire.GENERATE_PATH}", f"POST {wire.UTILITIES_PATH}/{{name}}",
@@ -133,7 +140,9 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
 _KINDS: Final = {route: kind for kind, routes in ROUTES.items() for route in routes}
 
 
-OWN_ORIGIN_ONLY: Final = frozenset({RouteKind.PAGE, RouteKind.MANAGEMENT, RouteKind.TRUST})
+ABOUT_THE_NODE: Final = frozenset({RouteKind.PAGE, RouteKind.MANAGEMENT, RouteKind.TRUST})
+"""What is asked of the node itself, not of what it serves: never turned away for want of room, and not in progress."""
+OWN_ORIGIN_ONLY: Final = ABOUT_THE_NODE | {RouteKind.TOOLS}
 """What no page of another origin may ask, on the allow-list or not."""
 
 
@@ -361,7 +370,8 @@ def check_origin(rules: AccessRules, caller: Caller) -> str | None:
     if caller.own_origin:
         return None
     if caller.kind in OWN_ORIGIN_ONLY:
-        raise _foreign(_shown(origin), "none but its own may manage it")
+        what = "use its tools" if caller.kind is RouteKind.TOOLS else "manage it"
+        raise _foreign(_shown(origin), f"none but its own may {what}")
     raise _foreign(_shown(origin), f"start it with --allow-origin {_shown(origin)} if they may")
 
 
@@ -382,6 +392,9 @@ def check_caller(rules: AccessRules, caller: Caller) -> None:
             check_token(caller)
         case RouteKind.TRUST:
             check_trust(caller)
+            check_token(caller)
+        case RouteKind.TOOLS:
+            check_tools(rules, caller)
             check_token(caller)
         case _:
             check_key(rules, caller)
@@ -425,6 +438,23 @@ def check_trust(caller: Caller) -> None:
             "who is a member is the owner's to say: `swarm page` on the node's machine prints a link that opens its "
             "page for that (once); `swarm invite`, `join` and `revoke` there do it, too",
             "trust_not_here",
+        )
+
+
+def check_tools(rules: AccessRules, caller: Caller) -> None:
+    """Raises Forbidden or Unauthorized for who may not have tools executed here. Its Origin has been looked at.
+
+    With a key it takes the key, from wherever; without one this machine itself: a node that listens beyond it does not
+    start with tools and no key, and this holds where that was not asked.
+    """
+    if caller.is_node:
+        raise Forbidden("no node has another's tools executed: a client or an agent does", "tools_not_allowed")
+    check_key(rules, caller)
+    if not (rules.wants_key or caller.from_loopback or caller.is_owner):
+        raise Forbidden(
+            "tools are executed for this machine only (not through a proxy) while the node has no API key: "
+            "start it with --api-key-file, and send the key",
+            "tools_not_allowed",
         )
 
 

@@ -169,7 +169,8 @@ def asks_for_work(rules: AccessRules, caller: Caller) -> bool:
     Where a node is in no federation, what nodes ask is open to whoever has a key, and is work all the same.
     """
     kind = kind_of(caller.method, caller.path)
-    return caller.method == "POST" and (kind is RouteKind.API or (kind is RouteKind.NODES and not rules.federated))
+    works = kind in (RouteKind.API, RouteKind.TOOLS) or (kind is RouteKind.NODES and not rules.federated)
+    return caller.method == "POST" and works
 
 
 def every_route_has_a_kind(app: web.Application) -> None:

@@ -25,6 +25,7 @@ from swarm.errors import (
     PeerFailed,
     RequestCancelled,
     SwarmError,
+    ToolsOff,
     Unauthorized,
     Unavailable,
     UnknownFile,
@@ -128,6 +129,8 @@ def http_error(error: SwarmError) -> HttpError:
             return HttpError(404, "invalid_request_error", "file_not_found", message)
         case UnknownRequest():
             return HttpError(404, "invalid_request_error", "request_not_found", message)
+        case ToolsOff():
+            return HttpError(404, "invalid_request_error", "tools_off", message)
         case RequestCancelled():
             once = {"x-should-retry": "false"}  # SDKs repeat a 409 by themselves
             return HttpError(409, "cancelled_error", "cancelled", message, more_headers=once)

@@ -19,7 +19,7 @@ from aiohttp.typedefs import Handler
 from federation import wire
 from federation.tasks import tell_each
 from swarm.errors import RequestCancelled, SwarmError, Unavailable, UnknownModel, UnknownRequest
-from swarm.gateway.http.access import OWN_ORIGIN_ONLY, is_between_nodes, kind_of
+from swarm.gateway.http.access import ABOUT_THE_NODE, is_between_nodes, kind_of
 from swarm.gateway.http.access_middleware import KEY_HOLDER
 from swarm.gateway.http.errors import CLIENT_LEFT_STATUS
 from swarm.logs import current_request_id
@@ -237,7 +237,7 @@ def closing_connections(condition: Condition) -> Callable[[web.Request, web.Stre
 def is_management(request: web.Request) -> bool:
     """Whether its route is for those who manage this node, who belongs to it, or what its page may do."""
     resource = request.match_info.route.resource
-    return resource is not None and kind_of(request.method, resource.canonical) in OWN_ORIGIN_ONLY
+    return resource is not None and kind_of(request.method, resource.canonical) in ABOUT_THE_NODE
 
 
 class Admission:

@@ -1,0 +1,109 @@
+"""The node's tool host at work for clients: who calls which tool is logged, and what is in progress can be ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+from aiohttp import web
+from pydantic import JsonValue
+
+from swarm.errors import BadRequest, SwarmError, ToolsOff
+from swarm.gateway.http.access_middleware import KEY_HOLDER, caller_of
+from swarm.tools.tool import ToolDefinition, ToolHost, ToolResult
+
+log = logging.getLogger(__name__)
+
+CallName = tuple[str, str, str | int]
+"""What names a call that a message may cancel: who called, its session, and the id of its request there."""
+
+
+class CallCancelled(Exception):
+    """Its own client ended the call, by a message."""
+
+
+class ToolService:
+    """Executes calls on `host`; None: this node runs no tools. For the event loop's thread."""
+
+    def __init__(self, host: ToolHost | None = None) -> None:
+        self._host = host
+        self._running: defaultdict[CallName, list[asyncio.Timeout]] = defaultdict(list)
+
+    def tools(self) -> tuple[ToolDefinition, ...]:
+        """Raises ToolsOff where this node runs none."""
+        return self._running_host().tools()
+
+    async def execute(
+        self, request: web.Request, tool: str, arguments: Mapping[str, JsonValue], timeout_s: float | None = None
+    ) -> ToolResult:
+        """One call to its end, on behalf of whoever sent `request`, in the log. Raises as `ToolHost.execute` does."""
+        host, who, began = self._running_host(), requester(request), time.monotonic()
+        name = tool if any(tool == known.name for known in host.tools()) else "an unknown tool"
+        try:
+            result = await host.execute(tool, arguments, timeout_s)
+        except BadRequest:
+            log.info("%s called %s: refused", who, name)
+            raise
+        except SwarmError as error:
+            log.warning("%s called %s: %s after %d ms", who, name, error, _ms_since(began))
+            raise
+        except asyncio.CancelledError:
+            log.info("%s called %s: ended before it was done, after %d ms", who, name, _ms_since(began))
+            raise
+        how = "out of time" if result.timed_out else f"exit code {result.exit_code}"
+        log.info("%s called %s: %s after %d ms", who, name, how, _ms_since(began))
+        return result
+
+    @asynccontextmanager
+    async def cancellable(self, name: CallName | None) -> AsyncGenerator[None]:
+        """A block that `cancel` ends, with CallCancelled once what it runs is gone; None: nothing names it."""
+        if name is None:
+            yield
+            return
+        limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                self._running[name].append(limit)
+                try:
+                    yield
+                finally:
+                    self._running[name].remove(limit)
+                    if not self._running[name]:
+                        del self._running[name]
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise CallCancelled from None
+
+    def cancel(self, name: CallName) -> int:
+        """End the calls of that name; how many there were."""
+        running = self._running.get(name, ())
+        for limit in running:
+            limit.reschedule(asyncio.get_running_loop().time())
+        return len(running)
+
+    def _running_host(self) -> ToolHost:
+        if self._host is None:
+            raise ToolsOff
+        return self._host
+
+
+TOOLS: Final = web.AppKey("tools", ToolService)
+
+
+def requester(request: web.Request) -> str:
+    """Who sent `request`, for the log: the name of its key (never the key), the owner, or where it came from."""
+    where = request.remote or "somebody"
+    holder = request.get(KEY_HOLDER)
+    if holder is not None:
+        return f"{holder.name} ({where})"
+    return f"the owner ({where})" if caller_of(request).is_owner else where
+
+
+def _ms_since(began: float) -> int:
+    return round((time.monotonic() - began) * 1000)
