@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from jsonschema import Draft202012Validator
 from pydantic import JsonValue
 
-from swarm.engines.schema_check import violations
 from swarm.errors import BadRequest, Unavailable
 from swarm.tools.tool import MOST_TIMEOUT_S, ToolDefinition, ToolResult
 
@@ -49,9 +49,9 @@ class ScriptedTools:
             raise BadRequest(f"there is no tool {tool!r}; there are {', '.join(known)}", "tool")
         if timeout_s is not None and timeout_s > MOST_TIMEOUT_S:
             raise BadRequest(f"timeout_s is {timeout_s}: use at most {MOST_TIMEOUT_S}", "timeout_s")
-        wrong = violations(dict(arguments), known[tool].parameters)
-        if wrong:
-            raise BadRequest(f"arguments: {wrong[0]}", "arguments.text")
+        for wrong in Draft202012Validator(known[tool].parameters).iter_errors(dict(arguments)):
+            where = ".".join(["arguments", *map(str, wrong.absolute_path)])
+            raise BadRequest(f"{where}: {wrong.message}", where)
         self.calls.append((tool, dict(arguments), timeout_s))
         match tool:
             case "say":

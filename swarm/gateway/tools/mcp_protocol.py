@@ -276,7 +276,7 @@ def _listed(tools: Iterable[ToolDefinition]) -> list[JsonValue]:
         {
             "name": tool.name,
             "description": tool.description,
-            "inputSchema": tool.parameters,
+            "inputSchema": {"type": "object", **tool.parameters},
             "annotations": {"readOnlyHint": tool.reads_only, **({"openWorldHint": False} if tool.reads_only else {})},
         }
         for tool in tools
