@@ -30,7 +30,8 @@ from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.registry import load_engine
 from swarm.gateway.documentation.document import SSE, Operation
 from swarm.gateway.documentation.operations import OPERATIONS
-from tests.doubles.running_node import RunningNode
+from tests.doubles.running_node import NodeOptions, RunningNode
+from tests.doubles.scripted_tools import ScriptedTools
 
 CHECKS = [
     not_a_server_error,
@@ -52,7 +53,7 @@ async def serve(model: Path, url: Future[str], stop: Future[None]) -> None:
     async def load() -> Engine:
         return await load_engine("auto", EngineSpec("demo", model, 1024, 4, threads=1))
 
-    async with RunningNode("kitchen", load) as node:
+    async with RunningNode("kitchen", load, options=NodeOptions(tool_host=ScriptedTools())) as node:
         url.set_result(node.url)
         await asyncio.wrap_future(stop)
 

@@ -38,7 +38,7 @@ CONTROL = [("POST", INVITE_PATH), ("POST", JOIN_PATH), ("GET", PEERS_PATH), ("PO
 ITS_OWN_NO = {"not_paired", "not_yourself", "no_session", "link_unknown", "too_many_links"}
 REFUSALS = {
     "origin_not_allowed", "host_not_allowed", "members_only", "not_for_members", "not_a_member",
-    "management_not_allowed", "trust_not_here", "page_token_missing",
+    "management_not_allowed", "trust_not_here", "page_token_missing", "tools_not_allowed",
 }  # fmt: skip
 
 
@@ -114,6 +114,7 @@ WORDS = {
     "nobody": set[str](),
     "the owner": _OWNER,
     "this machine; the owner": _OWN | _OWNER,
+    "a key; the owner": (_KEY - {"says it is a node, key", "says it is a node, admin"}) | {"own page, key"} | _OWNER,
     "this machine; an admin key; the owner": _OWN | _ADMIN | _OWNER,
     "this machine, with a key; the owner": {"here, key", "own page, key"} | _OWNER,
     "this machine, with a key; an admin key; the owner": {"here, key", "own page, key"} | _ADMIN | _OWNER,
@@ -128,6 +129,7 @@ ROWS = {
     RouteKind.API: "**use the API**: `/v1/...`, also without `/v1`",
     RouteKind.STATUS: "**read the status**: `/v1/federation/health`, `/v1/events`, "
     "`/swarm/v1/votes`, `performance`, `/metrics`",
+    RouteKind.TOOLS: "**use its tools**: `/v1/tools`, `/v1/tools/execute`, `/mcp`",
     RouteKind.NODES: "**ask as a node**: `/federation/v1/...`",
     RouteKind.FILES: "**copy model files**: `/federation/v1/models/...`",
     RouteKind.MEMBERS: "**manage from another node**: `/federation/v1/unload`, `pin`, `pull`",

@@ -577,7 +577,7 @@ class ToolListing(BaseModel):
     data: list[ToolEntry]
 
 
-class ToolOutput(BaseModel):
+class ExecutedTool(BaseModel):
     """What came of a call, be it that the tool failed."""
 
     output: Annotated[str, Field(description="Text for a model, at most 3,000 characters and a line on what was cut")]

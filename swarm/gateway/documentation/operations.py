@@ -32,6 +32,7 @@ from swarm.gateway.documentation.answer_bodies import (
     DetokenizedText,
     EmbeddingList,
     ErrorBody,
+    ExecutedTool,
     InputTokens,
     McpAnswers,
     McpRefusal,
@@ -48,7 +49,6 @@ from swarm.gateway.documentation.answer_bodies import (
     TextCompletion,
     TokenList,
     ToolListing,
-    ToolOutput,
 )
 from swarm.gateway.documentation.document import SSE, Operation
 from swarm.gateway.http.access import (
@@ -166,7 +166,7 @@ OPERATIONS: Final = (
     ),
     Operation(
         "post", TOOLS_PATH + "/execute", "Execute a tool; one that fails is a 200 with its exit code", TOOLS,
-        ToolOutput, ExecuteBody, example={"tool": "read", "arguments": {"path": "README.md"}},
+        ExecutedTool, ExecuteBody, example={"tool": "read", "arguments": {"path": "README.md"}},
     ),
     Operation(
         "post", MCP_PATH, "The same tools by the Model Context Protocol, 2026-07-28 and the older ones", TOOLS,
