@@ -12,11 +12,14 @@ from typing import Any, Self
 
 from pydantic import JsonValue
 
+from federation.tasks import cancel_and_wait, finished
 from swarm.errors import BadRequest
 from swarm.tools.definitions import DEFINITIONS, check_arguments
-from swarm.tools.file_tools import FILE_TOOLS
+from swarm.tools.file_tools import FILE_TOOLS, FileTool
 from swarm.tools.plan import CHANGING_TOOLS, ToolPlan
 from swarm.tools.rooted_files import RootedFiles
+from swarm.tools.sandbox import Sandbox
+from swarm.tools.sandboxed_process import NoSandbox, find_sandbox, opened_confinement, run_command
 from swarm.tools.tool import (
     DEFAULT_TIMEOUT_S,
     MOST_AT_ONCE,
@@ -39,19 +42,34 @@ class LocalToolHost:
         self.plan = plan
         self._files = RootedFiles(plan.root)
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
-        self._changing = asyncio.Lock()
+        self._editing = asyncio.Lock()
+        self._running: set[asyncio.Task[ToolResult]] = set()
+        self._sandbox: Sandbox | NoSandbox | None = None
 
     async def __aenter__(self) -> Self:
+        if "bash" in self.plan.names:
+            choice, bare = self.plan.sandbox, self.plan.unsandboxed
+            self._sandbox = await asyncio.to_thread(find_sandbox, choice, unsandboxed=bare)
+            if isinstance(self._sandbox, NoSandbox):
+                log.warning("there is no bash among the tools: %s", self._sandbox)
         return self
+
+    @property
+    def sandbox(self) -> Sandbox | NoSandbox | None:
+        """What commands run in, or why they do not; None where none was asked for, or the host is not entered yet."""
+        return self._sandbox
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        pass
+        await cancel_and_wait(*self._running)
 
     def tools(self) -> tuple[ToolDefinition, ...]:
         """The tools that there are now, in the order in which a model is told of them."""
-        return tuple(DEFINITIONS[name] for name in self.plan.names if name in FILE_TOOLS)
+        return tuple(DEFINITIONS[name] for name in self.plan.names if self._is_there(name))
+
+    def _is_there(self, name: str) -> bool:
+        return isinstance(self._sandbox, Sandbox) if name == "bash" else name in FILE_TOOLS
 
     async def execute(
         self, tool: str, arguments: Mapping[str, JsonValue], timeout_s: float | None = None
@@ -62,21 +80,54 @@ class LocalToolHost:
             known = ", ".join(one.name for one in self.tools()) or "none"
             raise BadRequest(f"there is no tool {tool[:100]!r} here: there are {known}", param="tool")
         check_arguments(definition, arguments)
-        limit_s = _limit_s(timeout_s, arguments)
-        began = time.monotonic()
+        call = asyncio.ensure_future(self._timed(tool, arguments, _limit_s(timeout_s, arguments)))
+        self._running.add(call)
+        call.add_done_callback(self._running.discard)
+        try:
+            return await asyncio.shield(call)
+        finally:
+            await cancel_and_wait(call)
+
+    async def _timed(self, tool: str, arguments: Mapping[str, Any], limit_s: float) -> ToolResult:
         async with self._places:
+            began = time.monotonic()
             try:
-                if tool in CHANGING_TOOLS:
-                    async with self._changing:
-                        result = await self._run(tool, arguments, limit_s)
-                else:
-                    result = await self._run(tool, arguments, limit_s)
+                result = await self._run(tool, arguments, limit_s)
             except ToolFailure as failure:
                 result = ToolResult(str(failure), failure.exit_code)
-        return replace(result, ms=round((time.monotonic() - began) * 1000))
+            return replace(result, ms=round((time.monotonic() - began) * 1000))
 
     async def _run(self, tool: str, arguments: Mapping[str, Any], limit_s: float) -> ToolResult:
-        return await asyncio.to_thread(FILE_TOOLS[tool], self._files, arguments)
+        if tool == "bash":
+            return await self._bash(arguments["command"], limit_s)
+        if tool in CHANGING_TOOLS:
+            async with self._editing:  # what two edit at once, one of them loses
+                return await self._in_thread(FILE_TOOLS[tool], arguments)
+        return await self._in_thread(FILE_TOOLS[tool], arguments)
+
+    async def _in_thread(self, tool: FileTool, arguments: Mapping[str, Any]) -> ToolResult:
+        """A thread cannot be ended: whoever cancels waits for the file to be written, or not."""
+        working = asyncio.ensure_future(asyncio.to_thread(tool, self._files, arguments))
+        await finished(asyncio.ensure_future(_over(working)))
+        return working.result()
+
+    async def _bash(self, command: str, limit_s: float) -> ToolResult:
+        sandbox = self._sandbox
+        if not isinstance(sandbox, Sandbox):
+            raise ToolFailure(f"no command can run: {sandbox}")
+        try:
+            command.encode()
+        except UnicodeEncodeError as error:
+            raise ToolFailure(f"the command holds half a character at {error.start}: write it again") from error
+        if "\0" in command:
+            raise ToolFailure("a command cannot hold a zero character")
+        plan = self.plan
+        with opened_confinement(self._files, writable=plan.writes, network=plan.network) as confinement:
+            return await run_command(sandbox, confinement, (sandbox.bash, "-c", command), limit_s)
+
+
+async def _over(work: asyncio.Future[Any]) -> None:
+    await asyncio.wait({work})
 
 
 def _limit_s(timeout_s: float | None, arguments: Mapping[str, JsonValue]) -> float:
