@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
+RepairRule = Literal["off", "safe"]
+"""What becomes of calls that are not quite JSON: they stay as they are, or what is lost on nobody is put right."""
 JsonObject = dict[str, JsonValue]
 Prompt = str | tuple[int, ...]  # a text, or the model's own tokens of it
 

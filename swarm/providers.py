@@ -277,6 +277,14 @@ def missing_key(provider: Provider, base_url: str | None = None) -> str:
     return f"{provider.title} needs a key: set {' or '.join(variables)} in the environment"
 
 
+def listing_headers(provider: Provider, key: str | None) -> Mapping[str, str]:
+    """What a request for its list of models needs besides the usual `Authorization`: Anthropic's own two headers."""
+    if provider.model_list != "anthropic" or key is None:
+        return {}
+    return {"x-api-key": key, "anthropic-version": ANTHROPIC_VERSION}
+
+
+ANTHROPIC_VERSION: Final = "2023-06-01"
 ANTHROPIC_BUDGETS: Final[Mapping[ThinkingLevel, int]] = {
     "minimal": 1024, "low": 2048, "medium": 10_000, "high": 16_384, "xhigh": 32_768,
 }  # fmt: skip

@@ -160,8 +160,8 @@ def header(state: SwarmState, columns: int, now: datetime, gone: tuple[datetime,
         )
         first = joined([first, words(view.node.url), words(f"version {view.node.version}", "dim")], columns)
         lines = [first, joined(figures(state), columns)]
-    if view is not None and view.upstream is not None:
-        lines.append(upstream_line(view.upstream))
+    if view is not None:
+        lines += map(upstream_line, view.upstreams)
     if gone is not None:
         at, why = gone
         text = f"! it does not answer since {clock(at, now)} ({lasting((now - at).total_seconds())}): asked again. "

@@ -16,13 +16,13 @@ from federation.printable_text import clean_line
 from swarm.commands.parser import Parser, closest, names_model, other_words, unknown_words
 from swarm.consensus.options import MAX_VOTES, STRATEGIES, STREAM_MODES
 from swarm.engines.registry import ENGINE_NAMES
-from swarm.engines.upstream.address import DEFAULT_SLOTS, KEY_VARIABLE, UPSTREAM_MODES, URL_VARIABLE
+from swarm.engines.upstream.address import DEFAULT_SLOTS, UPSTREAM_MODES, URL_VARIABLE
 from swarm.errors import SetupError
 
 SPELLED = {("isolation", "always"): "isolate", ("isolation", "never"): "in-process"}  # not by the setting's own name
 WHERE = frozenset({"host", "port", "peer"})  # what people give who mean --url
 USAGE_LINE = "swarm [OPTIONS] [COMMAND ...]"  # argparse would list every option twice
-UPSTREAM = f"off unless --upstream is set; the key comes from {KEY_VARIABLE} alone"
+UPSTREAM = "off unless --upstream is set; keys come from the environment alone"
 
 
 def add_node_options(parser: argparse.ArgumentParser) -> None:
@@ -153,8 +153,9 @@ def _add_voting(group: Any) -> None:
 def _add_upstream(group: Any) -> None:
     group.add_argument(
         "--upstream",
+        action="append",
         metavar="URL",
-        help=f"base URL of an OpenAI API: cloud, llama-server, Ollama, LM Studio (or {URL_VARIABLE})",
+        help=f"base URL of an OpenAI API, or a provider: ollama, groq, ...; repeatable (or {URL_VARIABLE})",
     )
     group.add_argument(
         "--upstream-mode",

@@ -338,6 +338,6 @@ def _afterwards(machine: Machine, place: ServicePlace, settings: Settings) -> li
     ignored = sorted(name for name in machine.environ if name.startswith("SWARM_"))
     if ignored:
         lines.append(f"It does not see your shell's {', '.join(ignored)}: give options instead (after `--`).")
-    if settings.upstream is not None:
+    if settings.upstream or settings.upstreams:
         lines.append("The key of --upstream comes from its environment alone: `systemctl edit swarm`, EnvironmentFile=")
     return lines

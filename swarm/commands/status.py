@@ -153,15 +153,14 @@ def render(view: FederationView) -> str:
         lines.append(warning)
     if view.status == "draining":
         lines.append("  this node is shutting down: it ends what it has begun and passes new requests on to its peers")
-    if view.upstream:
-        lines.append(upstream_line(view.upstream))
+    lines += map(upstream_line, view.upstreams)
     if view.records:
         lines.append("! records prompts of the last votes, in memory, for those who manage this node (--record)")
     for model, nodes in sorted(view.models.items()):
         lines.append(f"  model {model}: {', '.join(nodes)}")
     lines += map(own_model_line, view.own_models)
     lines += memory_lines(view.own_models)
-    if not view.models and not view.own_models and not (view.upstream and view.upstream.model):
+    if not view.models and not view.own_models and not any(entry.model for entry in view.upstreams):
         lines.append("  no model is running yet")
     for peer in view.peers:
         lines += [peer_line(peer, view.changes, now), *engine_lines(peer), *problem_lines(peer, node.mode)]

@@ -1,8 +1,12 @@
-"""What the user decided of models: for all, and by name in a configuration file's `[aliases]` and `[models."NAME"]`."""
+"""What the user decided of models: for all, and by name in a configuration file's `[aliases]` and `[models."NAME"]`.
+
+And the other tables of the file: `[peers]`, and `[upstream.NAME]` of others' servers.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, field, fields
 from pathlib import Path
@@ -14,7 +18,8 @@ from pydantic_core import PydanticCustomError
 
 from federation.advertisement import MAX_MODEL_ID_CHARS
 from swarm.engines.registry import EngineName
-from swarm.generation import MIN_REPEAT_PENALTY
+from swarm.engines.upstream.address import UpstreamMode
+from swarm.generation import MIN_REPEAT_PENALTY, RepairRule
 from swarm.quantities import SIZE_FORM, TIME_FORM, bytes_of, seconds_of
 from swarm.registry.model_ids import BOUNDARIES
 from swarm.registry.model_memory import CacheType
@@ -33,6 +38,14 @@ LEAST_TTL_S, MOST_TTL_S = 1.0, 366 * 86_400.0
 LEAST_MEMORY_BYTES, MOST_MEMORY_BYTES = 1 << 20, 1 << 50
 NEVER: Final = "never"
 MAX_LOADS_A_MINUTE: Final = 60
+MAX_UPSTREAMS: Final = 32
+MAX_HEADERS: Final = 32
+HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # a token of RFC 9110
+HEADER_VALUE: Final = re.compile(r"[\x20-\x7e]{0,4096}")
+VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
+OWN_HEADERS: Final = frozenset(
+    {"authorization", "connection", "content-length", "content-type", "host", "transfer-encoding"}
+)
 
 
 def between(least: float, most: float) -> AfterValidator:
@@ -182,6 +195,61 @@ class PeerRules:
     loads_a_minute: Annotated[int, between(0, MAX_LOADS_A_MINUTE)] = 1
 
 
+def _header(name: str) -> str:
+    if not HEADER_NAME.fullmatch(name) or name.lower() in OWN_HEADERS:
+        raise PydanticCustomError("header", "is no header to be set here; the key is named by key_variable")
+    return name
+
+
+def _header_value(value: str) -> str:
+    if not HEADER_VALUE.fullmatch(value) or (value.startswith("$") and not VARIABLE.fullmatch(value[1:])):
+        raise PydanticCustomError(
+            "header", "is no value of a header: use plain ASCII, or $NAME for what the environment has under that name"
+        )
+    return value
+
+
+def _variable(name: str) -> str:
+    if not VARIABLE.fullmatch(name):
+        raise PydanticCustomError(
+            "variable", "is no name of an environment variable: name the one that holds the key, as GROQ_API_KEY"
+        )
+    return name
+
+
+def _upstream_name(name: str) -> str:
+    if not name.strip() or len(name) > MAX_SHOWN_CHARS or not name.isprintable() or "://" in name:
+        raise PydanticCustomError("name", "is no name of an upstream: use a short word, and base = for its URL")
+    return name
+
+
+HeaderName = Annotated[str, AfterValidator(_header)]
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
+KeyVariable = Annotated[str, AfterValidator(_variable)]
+
+
+@dataclass(frozen=True, slots=True, config=CHECKED)
+class UpstreamSettings:
+    """`[upstream.NAME]`: a server of others. None: what holds for all upstreams, or the provider's own.
+
+    `base` is its URL, `provider` a row of the table of providers (left out: NAME, where that is one). `key_variable`
+    names the environment variable with its key. A value of `headers` that is `$NAME` is taken from the environment.
+    """
+
+    base: Annotated[str, Field(min_length=1)] | None = None
+    provider: Annotated[str, Field(min_length=1)] | None = None
+    mode: UpstreamMode | None = None
+    model: str | None = None
+    slots: Annotated[int, between(1, 256)] | None = None
+    key_variable: KeyVariable | None = None
+    headers: Annotated[Mapping[HeaderName, HeaderValue], Field(max_length=MAX_HEADERS)] = field(
+        default_factory=dict[str, str], repr=False
+    )
+    repair: RepairRule | None = None
+
+
+UpstreamName = Annotated[str, AfterValidator(_upstream_name)]
+UpstreamTables = Annotated[Mapping[UpstreamName, UpstreamSettings], Field(max_length=MAX_UPSTREAMS)]
 ByName = Annotated[Mapping[ModelName, ModelSettings], Field(max_length=MAX_MODELS)]
 AliasTable = Annotated[Mapping[Alias, ModelName], Field(max_length=MAX_ALIASES)]
 
@@ -225,14 +293,18 @@ def settings_for(
 def place_of(problem: ErrorDetails) -> str:
     """Where in a table of a configuration file something is wrong, and its value, as the user wrote it."""
     name, *inside = (str(part) for part in problem["loc"])
+    name = "upstream" if name == "upstreams" else name  # as it is written; the word alone is a list of addresses
     shown = f"{repr(problem['input'])[:MAX_SHOWN_CHARS]} "
     if not inside:  # of all entries together
         return f"[{name}] "
     if inside[-1] == "[key]":
         return f"[{name}] {shown}"
-    if name == "models" and len(inside) == 1:
-        return f'[models]: "{inside[0]}" = {shown}'
+    if name in ("models", "upstream") and len(inside) == 1:
+        return f'[{name}]: "{inside[0]}" = {shown}'
     table = f"[{name}]"
+    if name == "upstream":
+        upstream, *inside = inside
+        table = f"[upstream.{upstream}]"
     if name == "models":
         model, *inside = inside
         table = f'[models."{model}"]'
@@ -254,6 +326,8 @@ def known_in(loc: Sequence[int | str]) -> Sequence[str]:
             kind = ModelSettings
         case ("peers", _):
             kind = PeerRules
+        case ("upstreams", _, _):
+            kind = UpstreamSettings
         case _:
             return ()
     return [setting.name for setting in fields(kind)]

@@ -57,7 +57,7 @@ from swarm.node.settings import Settings
 from swarm.node.setup import settle
 from swarm.node.shelf import NodeShelf
 from swarm.node.trust import TrustService
-from swarm.node.upstream import banner_lines, ready_line, take_key
+from swarm.node.upstream import banner_lines, ready_line, take_secrets
 from swarm.registry.file_hashes import stoppable
 from swarm.registry.stored import ModelStore
 from swarm.registry.weights_file import NO_WEIGHTS, WEIGHTS_FILE, Weights, read_weights
@@ -228,12 +228,16 @@ class Node:
         )
 
     async def _enter_upstreams(self) -> Upstreams:
-        if self.setup.upstream is None:
+        plans, say = self.setup.upstreams, self._console.say
+        if not plans:
             return Upstreams()
-        key, say = take_key(os.environ), self._console.say
-        self._upstream_lines = banner_lines(self.setup.upstream, key is not None)
-        upstream = Upstream(self.setup.upstream, key, lambda news: say(f"* {news}"))
-        return Upstreams([await self._stack.enter_async_context(upstream)])
+        upstreams: list[Upstream] = []
+        for plan, secrets in zip(plans, take_secrets(plans, os.environ), strict=True):
+            self._upstream_lines += banner_lines(plan, secrets.key is not None)
+            plan = replace(plan, headers=secrets.headers)
+            upstream = Upstream(plan, secrets.key, lambda news: say(f"* {news}"))
+            upstreams.append(await self._stack.enter_async_context(upstream))
+        return Upstreams(upstreams)
 
     @asynccontextmanager
     async def _listening(self, listeners: Sequence[socket.socket], client: PeerClient) -> AsyncGenerator[None]:

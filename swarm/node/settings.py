@@ -29,6 +29,7 @@ from swarm.errors import SetupError
 from swarm.logs import LOG_FORMATS
 from swarm.node.model_settings import (
     MAX_SHOWN_CHARS,
+    MAX_UPSTREAMS,
     MOST_LOADED,
     AliasTable,
     ByName,
@@ -40,6 +41,8 @@ from swarm.node.model_settings import (
     PeerRules,
     Texts,
     TimeToLive,
+    UpstreamSettings,
+    UpstreamTables,
     ambiguous_alias,
     between,
     known_in,
@@ -93,6 +96,7 @@ def _program(path: Path) -> Path:
 
 
 Models = Annotated[Texts, Field(max_length=MOST_LOADED)]
+Upstreamed = Annotated[Texts, Field(max_length=MAX_UPSTREAMS)]
 LogLevel = Annotated[str, AfterValidator(_level)]
 LogFormat = Annotated[str, AfterValidator(_log_format)]
 
@@ -101,8 +105,9 @@ LogFormat = Annotated[str, AfterValidator(_log_format)]
 class Settings:
     """One node's settings, checked. None lets the node choose. A single text stands for a list of one.
 
-    `ttl` is seconds, infinite for `never`; `memory` and `kv_disk` bytes. `aliases`, `models`, `peers`, `routing` and
-    `tool_instructions` are in a configuration file only.
+    `ttl` is seconds, infinite for `never`; `memory` and `kv_disk` bytes. `aliases`, `models`, `peers`, `routing`,
+    `tool_instructions` and `upstreams` (its tables `[upstream.NAME]`) are in a configuration file only. `upstream`
+    names tables of it, rows of the table of providers, and base URLs; left empty, all of its tables count.
     """
 
     federation: bool = False
@@ -143,7 +148,8 @@ class Settings:
     votes: Annotated[int, between(1, MAX_VOTES)] | None = None
     strategy: Strategy = Strategy.AUTO
     vote_stream: StreamMode | None = None
-    upstream: str | None = None
+    upstream: Upstreamed = ()
+    upstreams: UpstreamTables = field(default_factory=dict[str, UpstreamSettings])
     upstream_mode: UpstreamMode | None = None
     upstream_model: str | None = None
     upstream_slots: Annotated[int, between(1, 256)] = DEFAULT_SLOTS
@@ -224,7 +230,7 @@ class Settings:
         return self.federation or bool(self.peer) or self.peer_file is not None
 
 
-NAMES = tuple(setting.name for setting in fields(Settings) if setting.name != "config")
+NAMES = tuple(setting.name for setting in fields(Settings) if setting.name not in ("config", "upstreams"))
 SEVERAL = tuple(setting.name for setting in fields(Settings) if setting.default == ())
 BY_OWN_NAME = (
     "api_key", "api_key_file", "admin_key_file", "open_federation", "allow_host", "allow_origin", "answer_any_model",
@@ -232,7 +238,9 @@ BY_OWN_NAME = (
 )  # fmt: skip
 ENVIRONMENT = {name: f"SWARM_{name.upper()}" for name in BY_OWN_NAME} | {"upstream": URL_VARIABLE}
 SECRET = frozenset({"api_key"})  # no message repeats their values
-TABLES = frozenset({"aliases", "models", "peers"})  # of a configuration file, with settings of their own in them
+TABLES = frozenset(
+    {"aliases", "models", "peers", "upstreams"}
+)  # of a configuration file, with settings of their own in them
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -249,6 +257,8 @@ def read_config(path: Path) -> dict[str, Any]:
     unknown = sorted(set(values) - set(NAMES))
     if unknown:
         raise SetupError(f"--config {path}: unknown setting {unknown[0]!r}; there are: {', '.join(NAMES)}")
+    if isinstance(values.get("upstream"), dict):  # tables of upstreams, not a list of their addresses
+        values["upstreams"] = values.pop("upstream")
     if "routing" in values:
         try:
             values["routing"] = read_rules(values["routing"])

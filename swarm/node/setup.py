@@ -19,7 +19,7 @@ from swarm.node.access import check_federation, read_access
 from swarm.node.discovery import chosen_addresses
 from swarm.node.listeners import open_listeners, take_listeners
 from swarm.node.settings import Settings
-from swarm.node.upstream import read_upstream
+from swarm.node.upstream import read_upstreams
 from swarm.routing.upstream import UpstreamPlan
 
 LOOPBACK = "127.0.0.1"
@@ -35,7 +35,7 @@ class NodeSetup:
     port: int
     access: AccessRules
     trust: Trust
-    upstream: UpstreamPlan | None = None
+    upstreams: tuple[UpstreamPlan, ...] = ()
     has_successor: bool = False  # systemd holds the port: who connects while no process listens waits for the next
 
     @property
@@ -66,9 +66,11 @@ def settle(settings: Settings) -> tuple[NodeSetup, tuple[socket.socket, ...]]:
         raise SetupError(str(error)) from error
     access = read_access(settings, identity.name)
     check_federation(access, trust.mode)
-    upstream = read_upstream(settings)
+    upstreams = read_upstreams(settings)
     handed_over = take_listeners(os.environ, os.getpid(), addresses.bind_hosts)
     listeners = handed_over or open_listeners(addresses.bind_hosts, settings.port)
     port = int(listeners[0].getsockname()[1])
     has_successor = bool(handed_over)
-    return NodeSetup(identity, secrets.token_hex(8), addresses, port, access, trust, upstream, has_successor), listeners
+    return NodeSetup(
+        identity, secrets.token_hex(8), addresses, port, access, trust, upstreams, has_successor
+    ), listeners

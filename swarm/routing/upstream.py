@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from federation.tasks import cancel_and_wait
@@ -20,8 +20,9 @@ from swarm.engines.upstream.address import DEFAULT_SLOTS, UpstreamAddress, Upstr
 from swarm.engines.upstream.upstream_engine import UpstreamEngine
 from swarm.engines.upstream.upstream_http import UpstreamHttp
 from swarm.errors import BadRequest, SetupError, SwarmError, Unavailable, UnknownModel
-from swarm.generation import GenerationRequest, has_images
+from swarm.generation import GenerationRequest, RepairRule, has_images
 from swarm.images import asks_about_images
+from swarm.providers import Provider, listing_headers
 from swarm.routing.replicas import SWARM_ALIAS, Replica, able, for_tools
 from swarm.routing.utilities import INFILL, SEE, UtilityCall, replicas_for, skilled
 from swarm.workers.model_workers import DEFAULT_QUEUE, ModelWorkers
@@ -205,13 +206,22 @@ def last_resorts(name: str, asked: Iterable[Replica], offers: Sequence[UpstreamO
 
 @dataclass(frozen=True, slots=True)
 class UpstreamPlan:
-    """What the user decided. `model` answers for the alias, and is served even where the upstream lists nothing."""
+    """What the user decided. `model` answers for the alias, and is served even where the upstream lists nothing.
+
+    `provider` is its row of the table of providers, None for a bare URL. `name` is what the user calls it, and
+    `key_variables` those of the environment that may hold its key. `headers` go along with every request.
+    """
 
     address: UpstreamAddress
     mode: UpstreamMode = "fallback"
     model: str | None = None
     slots: int = DEFAULT_SLOTS
     queue: int = DEFAULT_QUEUE
+    name: str = ""
+    provider: Provider | None = None
+    key_variables: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    repair: RepairRule = "safe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +257,9 @@ class Upstream:
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Upstream:
-        self.http = UpstreamHttp(self.plan.address, self._key)
+        plan = self.plan
+        listing = None if plan.provider is None else listing_headers(plan.provider, self._key)
+        self.http = UpstreamHttp(plan.address, self._key, plan.headers, listing)
 
         async def load() -> Engine:
             return UpstreamEngine(self.http, self.plan.slots)

@@ -54,6 +54,7 @@ WELL = FederationView(
     models={},
     own_models=(),
     upstream=None,
+    upstreams=(),
     records=False,
 )
 MODEL = OwnModel(id="m", engine="e", slots=1, slots_free=1, waiting=0, problem=None)

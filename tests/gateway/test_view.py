@@ -65,6 +65,7 @@ def view(*peers: PeerEntry, status: str = "ok", models: Sequence[OwnModel] = (MO
         models={"demo": ["kitchen"]},
         own_models=models,
         upstream=None,
+        upstreams=(),
         records=False,
     )
     idle = NodeView(

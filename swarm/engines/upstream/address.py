@@ -37,23 +37,26 @@ class UpstreamAddress:
     proxy: str | None = None
 
 
-def parse_upstream(url: str) -> UpstreamAddress:
-    """`url` with or without `/v1`, a slash at the end, or an endpoint's own path. Raises SetupError."""
+def parse_upstream(url: str, said: str = "--upstream") -> UpstreamAddress:
+    """`url` with or without `/v1`, a slash at the end, or an endpoint's own path; `said` is where it was given.
+
+    Raises SetupError.
+    """
     if len(url) > MAX_URL_CHARS or not url.isprintable():
-        raise SetupError(f"--upstream is no URL: give the API's base, like {EXAMPLE}")
+        raise SetupError(f"{said} is no URL: give the API's base, like {EXAMPLE}")
     try:
         parts = urlsplit(url.strip())
         name, port = parts.hostname, parts.port
     except ValueError as error:
-        raise SetupError(f"--upstream is no URL ({error}): give the API's base, like {EXAMPLE}") from error
+        raise SetupError(f"{said} is no URL ({error}): give the API's base, like {EXAMPLE}") from error
     if "@" in parts.netloc or parts.query or parts.fragment:
         # Not quoted: whatever stands there may be a key.
         raise SetupError(
-            f"--upstream must be a plain base URL like {EXAMPLE}, without a user, a query or a fragment: "
+            f"{said} must be a plain base URL like {EXAMPLE}, without a user, a query or a fragment: "
             f"the key belongs in the environment, {KEY_VARIABLE}"
         )
     if parts.scheme not in ("http", "https") or not name or " " in parts.netloc:
-        raise SetupError(f"--upstream {url!r} is no http or https URL: give the API's base, like {EXAMPLE}")
+        raise SetupError(f"{said} {url!r} is no http or https URL: give the API's base, like {EXAMPLE}")
     path = re.sub(r"/+", "/", parts.path).rstrip("/")
     for endpoint in ENDPOINTS:
         path = path.removesuffix(endpoint)

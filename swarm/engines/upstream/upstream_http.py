@@ -72,18 +72,28 @@ UNREACHABLE_RETRY_AFTER_S = 5  # told to clients
 
 
 class UpstreamHttp:
-    """One OpenAI-compatible server. Make it inside a running event loop; owns a session, closed by `aclose()`."""
+    """One OpenAI-compatible server. Make it inside a running event loop; owns a session, closed by `aclose()`.
 
-    def __init__(self, address: UpstreamAddress, key: str | None) -> None:
+    `headers` go along with every request, `listing` besides them where its models are asked for.
+    """
+
+    def __init__(
+        self,
+        address: UpstreamAddress,
+        key: str | None,
+        headers: Mapping[str, str] | None = None,
+        listing: Mapping[str, str] | None = None,
+    ) -> None:
         self.address = address
         self.requests = 0  # answers asked for since the start: what has left this node
         self._base = address.bases[0]
         self._key = key
+        self._listing = dict(listing or {})
         authorization = {"Authorization": f"Bearer {key}"} if key else {}
         self._session = aiohttp.ClientSession(
             # llama.cpp's server closes kept-alive connections unannounced; with TLS a new one costs two round trips.
             connector=aiohttp.TCPConnector(force_close=not address.encrypted, limit=0),
-            headers={**authorization, "Content-Type": "application/json", VIA_HEADER: "1"},
+            headers={**(headers or {}), **authorization, "Content-Type": "application/json", VIA_HEADER: "1"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             read_bufsize=READ_BUFFER_BYTES,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -109,7 +119,7 @@ class UpstreamHttp:
 
     async def _listed(self) -> tuple[str, ...] | None:
         for base in self.address.bases:
-            async with self._open("GET", f"{base}/models", None) as response:
+            async with self._open("GET", f"{base}/models", None, self._listing) as response:
                 if response.status in (404, 405, 501):
                     continue
                 await self._check(response)
@@ -210,14 +220,16 @@ class UpstreamHttp:
             yield response
 
     @asynccontextmanager
-    async def _open(self, method: str, url: str, data: io.BytesIO | None) -> AsyncGenerator[aiohttp.ClientResponse]:
+    async def _open(
+        self, method: str, url: str, data: io.BytesIO | None, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[aiohttp.ClientResponse]:
         """A response of any status. Raises Unavailable where nobody answers, UpstreamFailed where it breaks off."""
         if self._session.closed:
             raise UpstreamFailed(self.host, "this node is closing")
         answered = False
         try:
             async with self._session.request(
-                method, url, data=data, allow_redirects=False, proxy=self.address.proxy
+                method, url, data=data, headers=headers, allow_redirects=False, proxy=self.address.proxy
             ) as response:
                 answered = True
                 yield response

@@ -22,7 +22,7 @@ LOOK_S: Final = 1.0  # between two looks for what nobody reports: load, requests
 REST_S: Final = 0.1  # between two calls of one subscriber: a storm of changes costs ten views a second, at most
 
 ViewPart = Literal["node", "peers", "models", "requests"]
-"""`node`: whether it is ready, loading, draining, who may ask it, its upstream. `requests`: how many are in progress.
+"""`node`: whether it is ready, loading, draining, who may ask it, its upstreams. `requests`: how many are in progress.
 
 `peers`: who there is, in which state, what each serves, has free and did; not when it was last seen. `models`: what
 this node runs and who serves what.
@@ -56,8 +56,8 @@ def changed_parts(before: NodeView, after: NodeView) -> frozenset[ViewPart]:
 
 
 def _of_node(view: FederationView) -> object:
-    upstream = None if view.upstream is None else replace(view.upstream, requests=0)
-    return view.status, view.node, view.trust, view.access, view.sources, upstream
+    upstreams = tuple(replace(upstream, requests=0) for upstream in view.upstreams)
+    return view.status, view.node, view.trust, view.access, view.sources, upstreams
 
 
 def _of_peers(view: FederationView) -> object:

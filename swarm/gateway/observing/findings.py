@@ -170,9 +170,12 @@ def _of_node(view: FederationView) -> Iterator[FindingEntry]:
         if name.problem is not None:
             said = f"no peer at {name.name}: it cannot be looked up ({name.problem})"
             yield _entry(f"name:{name.name}", own, Trouble("warning", said, "correct --peer, or the name's DNS entry"))
-    if view.upstream is not None and view.upstream.problem is not None:
-        said = f"upstream {view.upstream.host}: {view.upstream.problem}"
-        yield _entry("upstream", own, Trouble("warning", said, "start it, or check --upstream and its key"))
+    for upstream in view.upstreams:
+        if upstream.problem is None:
+            continue
+        said = f"upstream {upstream.host}: {upstream.problem}"
+        trouble = Trouble("warning", said, "start it, or check --upstream and its key")
+        yield _entry(f"upstream:{upstream.host}", own, trouble)
     if view.access.peers != "none" and not view.peers and not view.trust.absent:
         remedy = "`swarm doctor` says what may be in the way; --peer HOST:PORT leads to a node without mDNS"
         yield _entry("alone", own, Trouble("note", "no other node has been found yet", remedy))

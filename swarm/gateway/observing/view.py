@@ -237,6 +237,7 @@ class FederationView:
 
     `status` is ok, or why this node is not ready. `peers` has dead ones, too, until they are forgotten.
 
+    `upstreams` are in the order in which they are asked, `upstream` the first, for readers of earlier versions.
     `records`: it keeps the prompts of its last votes, in memory (--record).
     """
 
@@ -252,6 +253,7 @@ class FederationView:
     models: dict[str, list[str]]
     own_models: tuple[OwnModel, ...]
     upstream: UpstreamEntry | None
+    upstreams: tuple[UpstreamEntry, ...]
     records: bool
 
 
@@ -381,6 +383,7 @@ class ViewSources:
     def _federation(self, peers: Sequence[Peer]) -> FederationView:
         node, membership, now = self.describe(), self.membership, time.monotonic()
         circuits, conduct = self.dispatcher.circuits(), self.dispatcher.conduct()
+        upstreams = tuple(map(upstream_entry, self.dispatcher.upstreams))
         served: dict[str, list[str]] = {}
         for replica in self.dispatcher.replicas():
             served.setdefault(replica.model, []).append(replica.node)
@@ -399,7 +402,8 @@ class ViewSources:
             sources=tuple(SourceEntry(source=name, problem=why) for name, why in membership.sources.items()),
             models=served,
             own_models=tuple(map(own_model, self.pool.states())),
-            upstream=upstream_entry(next(iter(self.dispatcher.upstreams), None)),
+            upstream=next(iter(upstreams), None),
+            upstreams=upstreams,
             records=self.records,
         )
 
@@ -494,10 +498,8 @@ def access_entry(rules: AccessRules, trust: Trust | None) -> AccessEntry:
     )
 
 
-def upstream_entry(upstream: Upstream | None) -> UpstreamEntry | None:
-    """The upstream at this moment."""
-    if upstream is None:
-        return None
+def upstream_entry(upstream: Upstream) -> UpstreamEntry:
+    """An upstream at this moment."""
     offer = upstream.offer()
     return UpstreamEntry(
         host=offer.host,
@@ -581,6 +583,8 @@ _LEFT_OUT_OF_PEERS: Mapping[str, object] = {"circuit": "closed", "conduct": {}, 
 def parse_view(answer: Mapping[str, Any]) -> FederationView:
     """The answer of `/v1/federation/health`, of this node's version or an earlier one. Raises SwarmError for others."""
     whole: dict[str, Any] = {**_LEFT_OUT, **answer}
+    if "upstreams" not in answer:  # they had one at most
+        whole["upstreams"] = () if whole["upstream"] is None else (whole["upstream"],)
     try:
         whole["trust"] = {**_LEFT_OUT_OF_TRUST, **whole["trust"]}
         whole["access"] = {**_LEFT_OUT_OF_ACCESS, **whole["access"]}

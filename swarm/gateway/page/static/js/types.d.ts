@@ -45,6 +45,16 @@ export interface NodeState {
   peers: { id: string; name: string; state: string; rtt_ms: number | null }[];
 }
 
+export interface UpstreamEntry {
+  host: string;
+  mode: string;
+  reach: string;
+  model: string | null;
+  models: number;
+  requests: number;
+  problem: string | null;
+}
+
 /** Part `view`, under the key "": this node's view of the swarm, as `GET /v1/federation/health` tells it. */
 export interface FederationView {
   status: string;
@@ -76,15 +86,8 @@ export interface FederationView {
   sources: { source: string; problem: string | null }[];
   models: Record<string, string[]>;
   own_models: OwnModel[];
-  upstream: {
-    host: string;
-    mode: string;
-    reach: string;
-    model: string | null;
-    models: number;
-    requests: number;
-    problem: string | null;
-  } | null;
+  upstream: UpstreamEntry | null;
+  upstreams: UpstreamEntry[];
   records: boolean;
 }
 
