@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from types import TracebackType
+from typing import Final, Protocol, Self
 
 from pydantic import JsonValue
 
@@ -68,6 +69,12 @@ class ToolFailure(Exception):
 
 class ToolHost(Protocol):
     """Executes tools. Used as `async with`: what runs when it is left is ended, with all that it started."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
 
     def tools(self) -> tuple[ToolDefinition, ...]:
         """The tools that there are now, in the order in which a model is told of them."""

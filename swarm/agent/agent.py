@@ -1,0 +1,160 @@
+"""The agent as a library: what it asks, what it may do, and sessions of it.
+
+Making one loads nothing heavy. pydantic-ai, which speaks the protocols, is loaded when a session is opened.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from swarm.agent.approval import ApprovalRules
+from swarm.agent.events import RunEnded
+from swarm.agent.function_tools import FunctionHost, Tool
+from swarm.agent.session import (
+    DEFAULT_TURNS,
+    AfterTool,
+    Approver,
+    BeforeTool,
+    Decider,
+    Listener,
+    Session,
+    SessionOptions,
+    refuse_all,
+    stop_undecided,
+)
+from swarm.agent.step_vote import StepVotes
+from swarm.errors import SetupError
+from swarm.tools.tool import ToolHost
+
+if TYPE_CHECKING:
+    from pydantic_ai.messages import ModelMessage
+    from pydantic_ai.models import Model
+
+DEFAULT_URL: Final = "http://127.0.0.1:17615"  # of a node on this machine
+INSTALL: Final = "pip install 'local-swarm[agent]'"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model of pydantic-ai that is there already, the settings of its requests, and what to call it."""
+
+    model: Model[Any]
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Agent:
+    """Does what it is asked by calling tools, each step decided by a vote of the swarm.
+
+    ```python
+    from swarm.agent import Agent, Tool
+
+    def temperature(city: str) -> float:
+        "The temperature in a city, in degrees Celsius."
+        return 21.5
+
+    agent = Agent(tools=[Tool(temperature, reads_only=True)], votes=5, ahead=3)
+    ended = await agent.run("How warm is it in Paris?")
+    print(ended.output)
+    ```
+
+    `model` is a name that the node at `url` serves ("swarm" is the best that there is), or a ModelChoice: any model
+    of pydantic-ai. `api_key` is for the node. `tools` are functions; `hosts` are tool hosts, which sessions enter and
+    leave. `votes` and `ahead` say how each step is voted on, None leaves it to the node.
+
+    `grants` are the tools that run unasked, besides those that only read ("all": every tool); for the others
+    `approve` is asked, and without one they are refused. `decide` is asked where a step with calls was not decided;
+    without one the run ends. `before_tool` and `after_tool` see each call, and may change it. `sequential`: calls of
+    one step never run side by side. `max_turns`: answers of the model in one run.
+    """
+
+    def __init__(
+        self,
+        model: str | ModelChoice = "swarm",
+        *,
+        url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        tools: Sequence[Tool] = (),
+        hosts: Sequence[ToolHost] = (),
+        instructions: str | None = None,
+        votes: int | None = None,
+        ahead: int | None = None,
+        thinking: bool | None = None,
+        grants: Collection[str] = (),
+        approve: Approver = refuse_all,
+        decide: Decider = stop_undecided,
+        before_tool: BeforeTool | None = None,
+        after_tool: AfterTool | None = None,
+        sequential: bool = False,
+        max_turns: int = DEFAULT_TURNS,
+    ) -> None:
+        if max_turns < 1:
+            raise SetupError(f"max_turns is {max_turns}, and at least 1")
+        self._model, self._url, self._key = model, url, api_key
+        self._hosts: list[ToolHost] = [*hosts, *([FunctionHost(tools)] if tools else [])]
+        self._votes, self._thinking = StepVotes(votes, ahead), thinking
+        self._rules = ApprovalRules(frozenset(grants))
+        self._rest: dict[str, Any] = {
+            "instructions": instructions,
+            "approve": approve,
+            "decide": decide,
+            "before_tool": before_tool,
+            "after_tool": after_tool,
+            "sequential": sequential,
+            "max_turns": max_turns,
+        }
+
+    @asynccontextmanager
+    async def session(
+        self,
+        name: str | None = None,
+        messages: Sequence[ModelMessage] = (),
+        keep: Callable[[ModelMessage], None] | None = None,
+    ) -> AsyncGenerator[Session]:
+        """A conversation that goes on from `messages`. Leaving it aborts what runs, and ends what tools have started.
+
+        `keep` gets each message as it joins. Raises SetupError where pydantic-ai is not installed.
+        """
+        choice = self._chosen()
+        options = SessionOptions(
+            model=choice.model,
+            model_name=choice.name,
+            settings=choice.settings,
+            hosts=self._hosts,
+            rules=self._rules,
+            **self._rest,
+        )
+        async with AsyncExitStack() as stack:
+            for host in self._hosts:
+                await stack.enter_async_context(host)
+            yield Session(name or secrets.token_hex(4), options, messages, keep)
+
+    async def run(self, prompt: str, listener: Listener | None = None) -> RunEnded:
+        """Do what `prompt` asks in a session of its own. Raises SwarmError where that fails."""
+        async with self.session() as session:
+            if listener is not None:
+                session.subscribe(listener)
+            return await session.run(prompt)
+
+    def _chosen(self) -> ModelChoice:
+        if isinstance(self._model, ModelChoice):
+            return self._model
+        require_pydantic_ai()
+        from swarm.agent.swarm_model import make_swarm_model, swarm_settings
+
+        model = make_swarm_model(self._url, self._model, self._key)
+        return ModelChoice(model, self._model, swarm_settings(self._votes, self._thinking))
+
+
+def require_pydantic_ai() -> None:
+    """Raises SetupError, with the remedy, where what the agent needs is not installed."""
+    try:
+        import openai
+        import pydantic_ai
+    except ModuleNotFoundError as error:
+        raise SetupError(f"the agent needs {error.name}, which is not installed: {INSTALL}") from error
+    del openai, pydantic_ai

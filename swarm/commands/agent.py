@@ -1,0 +1,297 @@
+"""`swarm agent`: work that is done by tools, each step decided by a vote, watched and steered in the terminal.
+
+Lines that are typed while it works steer it; `+line` waits until it would be done. Ctrl-C aborts, once more ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pydantic import JsonValue
+
+from swarm.agent.agent import Agent, require_pydantic_ai
+from swarm.agent.approval import ApprovalAnswer, Approved, Refused, UndecidedAnswer
+from swarm.agent.events import EndReason, RunEnded, StepVoted, When
+from swarm.agent.session import DEFAULT_TURNS, Session
+from swarm.agent.sessions_on_disk import SessionFile, SessionFiles, list_lines
+from swarm.commands.agent_lines import approval_question, read_approval, read_edited, read_undecided, undecided_question
+from swarm.commands.agent_screen import AgentScreen, JsonLines
+from swarm.commands.node_client import NodeApi
+from swarm.commands.output import complain, interrupted, is_terminal, read_standard_input, say, say_line
+from swarm.errors import SetupError, SwarmError
+from swarm.tools.tool import ToolDefinition, ToolHost
+
+if TYPE_CHECKING:
+    from pydantic_ai.messages import ModelMessage
+
+OK, FAILED, UNDECIDED = 0, 1, 3  # exit codes; 2 is wrong usage
+CODES: Final[Mapping[EndReason, int]] = {"done": OK, "undecided": UNDECIDED}
+STDIN: Final = "-"
+MOST_PROMPT_CHARS: Final = 1 << 20
+MOST_LINE_BYTES: Final = 64 * 1024
+PROMPT: Final = "> "
+FOLLOWS: Final = "+"  # before a line that waits until the agent would be done
+AGAIN_LINE: Final = "    say how to go on; Ctrl-C once more ends"
+FIRST_LINE: Final = "What is to be done? Ctrl-D ends."
+HERE: Final = "here"
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """The command line. `host` is "here" or a node's URL; `tools` are those that the host here has."""
+
+    model: str = "swarm"
+    host: str = HERE
+    root: Path | None = None
+    tools: str | None = None
+    votes: int | None = None
+    ahead: int | None = None
+    max_turns: int = DEFAULT_TURNS
+    grants: Sequence[str] = ()
+    system: str | None = None
+    json: bool = False
+    resume: str | None = None
+
+
+def list_sessions(folder: Path, as_json: bool) -> int:
+    """Print the sessions that can be resumed, the newest first."""
+    heads = list(SessionFiles(folder).heads())
+    if as_json:
+        from dataclasses import asdict
+
+        say(json.dumps([asdict(head) for head in heads]))
+        return OK
+    for line in list_lines(heads):
+        say_line(line)
+    if not heads:
+        complain('swarm: no session yet: swarm agent "what is to be done"')
+    return OK
+
+
+def agent(api: NodeApi, words: Sequence[str], options: AgentOptions, folder: Path) -> int:
+    """Do what `words` ask and end, or without any hold a conversation. `folder` has the sessions.
+
+    The exit code: 0 done, 1 failed or aborted, 3 a step was not decided.
+    """
+    require_pydantic_ai()
+    prompt = read_standard_input(MOST_PROMPT_CHARS) if list(words) == [STDIN] else " ".join(words)
+    if words and not prompt.strip():
+        raise SetupError('nothing is asked: swarm agent "what is to be done", or `-` to read it from standard input')
+    if not words and not is_terminal(sys.stdin):
+        raise SetupError('say what is to be done: swarm agent "…", or `-` to read it from standard input')
+    return asyncio.run(_Run(api, options, folder).whole(prompt.strip()))
+
+
+class _Run:
+    """One run of the command: the session, the terminal, and what is typed."""
+
+    def __init__(self, api: NodeApi, options: AgentOptions, folder: Path) -> None:
+        self._api, self._options = api, options
+        self._files = SessionFiles(folder)
+        self._typed = TypedLines() if is_terminal(sys.stdin) and not options.json else None
+        self._screen = JsonLines() if options.json else AgentScreen()
+        self._session: Session | None = None
+        self._kept: SessionFile | None = None
+        self._main: asyncio.Task[int] | None = None
+
+    async def whole(self, prompt: str) -> int:
+        options = self._options
+        messages: list[ModelMessage] = []
+        if options.resume is not None:
+            self._kept, stored = self._files.resume(options.resume)
+            from swarm.agent.turns import read
+
+            messages = read(stored.messages)
+        root = options.root or Path.cwd()
+        host = await make_host(self._api, options, root)
+        made = Agent(
+            options.model,
+            url=self._api.url,
+            api_key=self._api.api_key,
+            hosts=[host],
+            instructions=options.system,
+            votes=options.votes,
+            ahead=options.ahead,
+            grants=options.grants,
+            max_turns=options.max_turns,
+            **({} if self._typed is None else {"approve": self._approve, "decide": self._decide}),
+        )
+        self._main = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGINT, self._interrupted)
+        try:
+            async with made.session(
+                None if self._kept is None else self._kept.head.id, messages, self._keep
+            ) as session:
+                self._session = session
+                session.subscribe(self._screen.tell)
+                return await self._talk(session, prompt, root)
+        except asyncio.CancelledError:
+            return FAILED
+        finally:
+            loop.remove_signal_handler(signal.SIGINT)
+            if self._typed is not None:
+                self._typed.close()
+
+    async def _talk(self, session: Session, prompt: str, root: Path) -> int:
+        conversation = not prompt
+        if conversation:
+            say(FIRST_LINE)
+        code = OK
+        while True:
+            if not prompt:
+                if (line := await self._next_line()) is None:
+                    return code
+                prompt = line.strip().removeprefix(FOLLOWS).strip()
+                continue
+            if self._kept is None:
+                self._kept = self._files.begin(self._options.model, prompt, root)
+                session.name = self._kept.head.id
+            code, reason = await self._run_once(session, prompt)
+            if self._typed is None or (not conversation and reason != "aborted"):
+                return code
+            if reason == "aborted" and not conversation:
+                say_line(AGAIN_LINE)
+                conversation = True
+            prompt = ""
+
+    async def _run_once(self, session: Session, prompt: str) -> tuple[int, EndReason]:
+        if self._typed is not None:
+            self._typed.takes = self._steer
+            self._typed.listen()
+        try:
+            ended: RunEnded = await session.run(prompt)
+        except SwarmError as error:
+            complain(f"swarm: {error}")
+            return FAILED, "failed"
+        finally:
+            if self._typed is not None:
+                self._typed.takes = None
+        return CODES.get(ended.reason, FAILED), ended.reason
+
+    async def _next_line(self) -> str | None:
+        assert self._typed is not None
+        say(PROMPT, end="")
+        return await self._typed.line()
+
+    def _steer(self, line: str) -> None:
+        if self._session is None or not line.strip():
+            return
+        when: When = "when_idle" if line.startswith(FOLLOWS) else "asap"
+        self._session.enqueue(line.strip().removeprefix(FOLLOWS).strip(), when)
+
+    def _interrupted(self) -> None:
+        interrupted()
+        if self._session is not None and self._session.state != "idle":
+            self._session.abort()
+        elif self._main is not None:
+            self._main.cancel()
+
+    def _keep(self, message: ModelMessage) -> None:
+        from swarm.agent.turns import written
+
+        if self._kept is None:
+            return
+        try:
+            self._kept.keep(written(message))
+        except OSError as error:
+            complain(f"swarm: this session is no longer kept ({error.strerror or error})")
+            self._kept = None
+
+    async def _approve(self, tool: ToolDefinition, arguments: Mapping[str, JsonValue]) -> ApprovalAnswer:
+        while True:
+            line = await self._answer(approval_question(tool.name, arguments))
+            if line is None:
+                return Refused("nobody is there any more")
+            if line.strip().lower() in ("e", "edit"):
+                edited = await self._answer(f"    the arguments as JSON, now: {json.dumps(arguments)}")
+                if edited is not None and (found := read_edited(edited)) is not None:
+                    return Approved(arguments=found)
+                say_line("    that is no JSON object")
+            elif (answer := read_approval(line)) is not None:
+                return answer
+
+    async def _decide(self, vote: StepVoted) -> UndecidedAnswer:
+        while True:
+            line = await self._answer(undecided_question(vote))
+            if line is None:
+                return "stop"
+            if (answer := read_undecided(line)) is not None:
+                return answer
+
+    async def _answer(self, question: str) -> str | None:
+        """What is typed next; meanwhile nothing steers."""
+        assert self._typed is not None
+        takes, self._typed.takes = self._typed.takes, None
+        try:
+            say(question)
+            say(f"    {PROMPT}", end="")
+            return await self._typed.line()
+        finally:
+            self._typed.takes = takes
+
+
+class TypedLines:
+    """What is typed at the terminal, by lines: each for `takes` while there is one, else for who waits for it."""
+
+    def __init__(self) -> None:
+        self.takes: Callable[[str], None] | None = None
+        self._lines: asyncio.Queue[str | None] = asyncio.Queue()
+        self._part = b""
+        self._input = sys.stdin.fileno()
+        self._open = False
+
+    async def line(self) -> str | None:
+        """The next line; None at the end, which is Ctrl-D."""
+        self.listen()
+        return await self._lines.get()
+
+    def listen(self) -> None:
+        """Read from now on."""
+        if not self._open:
+            self._open = True
+            asyncio.get_running_loop().add_reader(self._input, self._read)
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._open:
+            self._open = False
+            asyncio.get_running_loop().remove_reader(self._input)
+
+    def _read(self) -> None:
+        piece = b""
+        with suppress(OSError):
+            piece = os.read(self._input, MOST_LINE_BYTES)
+        if not piece:  # Ctrl-D; a terminal goes on giving lines after it
+            self._take(None)
+            return
+        *whole, self._part = (self._part + piece).split(b"\n")
+        for line in whole:
+            self._take(line.decode(errors="replace"))
+
+    def _take(self, line: str | None) -> None:
+        if self.takes is not None and line is not None:
+            self.takes(line)
+        elif self.takes is None:
+            self._lines.put_nowait(line)
+
+
+async def make_host(api: NodeApi, options: AgentOptions, root: Path) -> ToolHost:
+    """The tool host that was asked for. Raises SwarmError where there is none."""
+    if options.host == HERE:
+        from swarm.commands.agent_hosts import host_here
+
+        return await host_here(root, options.tools)
+    from swarm.agent.remote_tools import RemoteToolHost
+
+    key = api.api_key if options.host == api.url else None
+    return RemoteToolHost(options.host, key)
