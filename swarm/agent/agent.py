@@ -5,6 +5,8 @@ Making one loads nothing heavy. pydantic-ai, which speaks the protocols, is load
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import secrets
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -27,7 +29,7 @@ from swarm.agent.session import (
     stop_undecided,
 )
 from swarm.agent.step_vote import StepVotes
-from swarm.errors import SetupError
+from swarm.errors import EngineFailed, SetupError, SwarmError
 from swarm.tools.tool import ToolHost
 
 if TYPE_CHECKING:
@@ -38,12 +40,20 @@ DEFAULT_URL: Final = "http://127.0.0.1:17615"  # of a node on this machine
 INSTALL: Final = "pip install 'local-swarm[agent]'"
 
 
+def _unexplained(error: Exception) -> SwarmError:
+    return error if isinstance(error, SwarmError) else EngineFailed(f"{type(error).__name__}: {error}")
+
+
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """A model of pydantic-ai that is there already, the settings of its requests, and what to call it."""
+    """A model of pydantic-ai that is there already, what to call it, and the settings of its requests.
+
+    `explain` says what the errors of its requests mean, as one of `swarm/errors.py`.
+    """
 
     model: Model[Any]
     name: str
+    explain: Callable[[Exception], SwarmError] = _unexplained
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
@@ -119,19 +129,31 @@ class Agent:
 
         `keep` gets each message as it joins. Raises SetupError where pydantic-ai is not installed.
         """
-        choice = self._chosen()
+        await asyncio.to_thread(require_pydantic_ai)  # the first time it takes seconds
+        async with AsyncExitStack() as stack:
+            choice = await self._chosen(stack)
+            yield await self._opened(choice, stack, name or secrets.token_hex(4), messages, keep)
+
+    async def _opened(
+        self,
+        choice: ModelChoice,
+        stack: AsyncExitStack,
+        name: str,
+        messages: Sequence[ModelMessage],
+        keep: Callable[[ModelMessage], None] | None,
+    ) -> Session:
         options = SessionOptions(
             model=choice.model,
             model_name=choice.name,
+            explain=choice.explain,
             settings=choice.settings,
             hosts=self._hosts,
             rules=self._rules,
             **self._rest,
         )
-        async with AsyncExitStack() as stack:
-            for host in self._hosts:
-                await stack.enter_async_context(host)
-            yield Session(name or secrets.token_hex(4), options, messages, keep)
+        for host in self._hosts:
+            await stack.enter_async_context(host)
+        return Session(name, options, messages, keep)
 
     async def run(self, prompt: str, listener: Listener | None = None) -> RunEnded:
         """Do what `prompt` asks in a session of its own. Raises SwarmError where that fails."""
@@ -140,21 +162,23 @@ class Agent:
                 session.subscribe(listener)
             return await session.run(prompt)
 
-    def _chosen(self) -> ModelChoice:
+    async def _chosen(self, stack: AsyncExitStack) -> ModelChoice:
+        """The model; its connections end with `stack`."""
         if isinstance(self._model, ModelChoice):
+            await stack.enter_async_context(self._model.model)
             return self._model
-        require_pydantic_ai()
-        from swarm.agent.swarm_model import make_swarm_model, swarm_settings
+        from swarm.agent.swarm_model import make_swarm_model, node_error, swarm_settings
 
         model = make_swarm_model(self._url, self._model, self._key)
-        return ModelChoice(model, self._model, swarm_settings(self._votes, self._thinking))
+        stack.push_async_callback(model.client.close)
+        settings = dict(swarm_settings(self._votes, self._thinking))
+        return ModelChoice(model, self._model, lambda error: node_error(error, self._url), settings)
 
 
 def require_pydantic_ai() -> None:
-    """Raises SetupError, with the remedy, where what the agent needs is not installed."""
+    """Load what the agent needs. Blocks. Raises SetupError, with the remedy, where it is not installed."""
     try:
-        import openai
-        import pydantic_ai
+        for module in ("swarm_model", "turns"):
+            importlib.import_module(f"swarm.agent.{module}")
     except ModuleNotFoundError as error:
         raise SetupError(f"the agent needs {error.name}, which is not installed: {INSTALL}") from error
-    del openai, pydantic_ai

@@ -46,6 +46,16 @@ class _Outcome(_Lenient):
     ms: Annotated[int, Field(ge=0)] = 0
 
 
+class _Detail(_Lenient):
+    message: str = ""
+    param: str | None = None
+    code: str | None = None
+
+
+class _Failure(_Lenient):
+    error: _Detail
+
+
 class RemoteToolHost:
     """The tools of the node at `url`. Entering it asks what there is.
 
@@ -146,17 +156,18 @@ class RemoteToolHost:
         return Unavailable(f"the tool host {self._url} is none: {why}. Is the address right (--tool-host URL)?")
 
     def _refusal(self, status: int, found: Any) -> SwarmError:
-        detail = found.get("error") if isinstance(found, dict) else None
-        detail = detail if isinstance(detail, dict) else {}
-        message = clean_line(str(detail.get("message") or f"it answered {status}")[:MAX_ERROR_CHARS])
-        param = detail.get("param")
+        try:
+            detail = _Failure.model_validate(found).error
+        except ValidationError:
+            detail = _Detail()
+        message = clean_line((detail.message or f"it answered {status}")[:MAX_ERROR_CHARS])
         match status:
             case 400 | 413 | 422:
-                return BadRequest(message, param if isinstance(param, str) else None)
+                return BadRequest(message, detail.param)
             case 401:
                 return Unauthorized(f"the tool host {self._url} wants another API key: {message}", bool(self._headers))
             case 403:
-                return Forbidden(f"the tool host {self._url} refuses: {message}", str(detail.get("code") or "refused"))
+                return Forbidden(f"the tool host {self._url} refuses: {message}", detail.code or "refused")
             case 404:
                 return SetupError(f"the node at {self._url} runs no tools: {message}")
             case _:

@@ -70,7 +70,7 @@ async def stop_undecided(_: StepVoted) -> UndecidedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """What a session is given. `settings` go with each request to the model.
+    """What a session is given. `settings` go with each request to the model; `explain` says what its errors mean.
 
     `approve` is asked for each call that `rules` do not let run unasked; `decide` for each step that calls tools and
     was not decided. `before_tool` may return other arguments, or the result in place of the call's; `after_tool`
@@ -79,6 +79,7 @@ class SessionOptions:
 
     model: Model[Any]
     model_name: str
+    explain: Callable[[Exception], SwarmError]
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     hosts: Sequence[ToolHost] = ()
     instructions: str | None = None
@@ -211,14 +212,17 @@ class Session:
         step, options = self._step, self._options
         began = options.clock()
         with self._waiting():
-            answer = await turns.ask_model(
-                options.model,
-                options.settings,
-                self._messages,
-                definitions,
-                lambda text: self._tell(TextPiece(step, text)),
-                lambda text: self._tell(ThoughtPiece(step, text)),
-            )
+            try:
+                answer = await turns.ask_model(
+                    options.model,
+                    options.settings,
+                    self._messages,
+                    definitions,
+                    lambda text: self._tell(TextPiece(step, text)),
+                    lambda text: self._tell(ThoughtPiece(step, text)),
+                )
+            except turns.MODEL_ERRORS as error:
+                raise options.explain(error) from error
         if answer.account is not None:
             decided = is_decided(answer.account, acts=bool(answer.calls))
             self._tell(StepVoted(step, answer.account, decided, round((options.clock() - began) * 1000)))

@@ -11,17 +11,22 @@ from typing import Any, Final, cast
 import httpx2
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionChunk
+from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIStreamedResponse
 from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 from pydantic_ai.settings import ModelSettings
 
+from federation.printable_text import clean_line
 from swarm.agent.step_vote import StepVotes
+from swarm.errors import BadRequest, EngineFailed, Forbidden, LimitReached, SwarmError, Unauthorized, Unavailable
 
 ACCOUNT: Final = "swarm"  # the key in the details of a response
 SILENCE_S: Final = 600.0  # between two pieces of an answer; a node's heartbeats come every ten seconds
 CONNECT_S: Final = 5.0
 RETRIES: Final = 2  # of the SDK, where a node says that it is busy and when to come back
+MAX_MESSAGE_CHARS: Final = 2000  # of an error that a node answers
+AGAIN_S: Final = 5  # where a node does not say when
 NO_KEY: Final = "none"  # the SDK wants one; nodes without keys read none
 
 
@@ -64,3 +69,34 @@ def swarm_settings(votes: StepVotes, thinking: bool | None = None) -> ModelSetti
     if thinking is not None:
         body["chat_template_kwargs"] = {"enable_thinking": thinking}
     return cast("ModelSettings", {"extra_body": body} if body else {})
+
+
+def node_error(error: Exception, url: str) -> SwarmError:
+    """What went wrong at a node, as an error of the one tree, in the node's own words where it said any."""
+    if isinstance(error, SwarmError):
+        return error
+    if not isinstance(error, ModelHTTPError):
+        why = clean_line(str(error.__cause__ or error)[:MAX_MESSAGE_CHARS])
+        if isinstance(error, ModelAPIError) and error.__cause__ is not None and "onnect" in why:
+            return Unavailable(
+                f"no node answers at {url} ({why}): start one with `swarm` (`swarm --model demo` needs no download), "
+                "or name one with --url"
+            )
+        return EngineFailed(f"the answer of {url} broke off: {why}")
+    body = cast("dict[str, Any]", error.body if isinstance(error.body, dict) else {})
+    message = clean_line(str(body.get("message") or f"{url} answered {error.status_code}")[:MAX_MESSAGE_CHARS])
+    again = (error.headers or {}).get("retry-after", "")
+    again_s = int(again) if again.isdecimal() else AGAIN_S
+    match error.status_code:
+        case 400 | 404 | 413 | 422:
+            return BadRequest(message)
+        case 401:
+            return Unauthorized(f"{message} (here: --api-key KEY, or SWARM_API_KEY in the environment)", False)
+        case 403:
+            return Forbidden(message, str(body.get("code") or "refused"))
+        case 429:
+            return LimitReached(message, str(body.get("code") or "requests"), again_s)
+        case 503 | 504:
+            return Unavailable(message, again_s)
+        case _:
+            return EngineFailed(message)

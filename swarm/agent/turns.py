@@ -6,11 +6,13 @@ begins to work: pydantic-ai takes seconds to load.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from pydantic_ai.direct import model_request_stream
+from pydantic_ai.exceptions import AgentRunError, UserError
 from pydantic_ai.messages import (
     ModelMessage,
     ModelMessagesTypeAdapter,
@@ -36,6 +38,7 @@ from swarm.generation import JsonObject
 from swarm.tools.tool import ToolDefinition, ToolResult
 
 ACCOUNT: Final = "swarm"
+MODEL_ERRORS: Final = (AgentRunError, UserError)  # what pydantic-ai raises for an answer that it does not get, or read
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,8 @@ async def ask_model(
 
 
 def _asked(part: ToolCallPart) -> AskedCall:
-    return AskedCall(part.tool_call_id, part.tool_name, part.args_as_json_str())
+    text = part.args if isinstance(part.args, str) else "" if part.args is None else json.dumps(part.args)
+    return AskedCall(part.tool_call_id, part.tool_name, text)
 
 
 def said(texts: Sequence[str], instructions: str | None = None) -> ModelMessage:
@@ -116,7 +120,8 @@ def results(
 ) -> ModelMessage:
     """What came of the calls of a step, and what was said meanwhile."""
     parts: list[ModelRequestPart] = [
-        ToolReturnPart(call.tool, for_model(result), call.id, outcome="failed" if result.exit_code else "success")
+        # A failed `outcome` would wrap the text into JSON, and escape each of its lines: the exit code says it.
+        ToolReturnPart(call.tool, for_model(result), call.id)
         for call, result in done
     ]
     return ModelRequest([*parts, *(UserPromptPart(text) for text in texts)], instructions=instructions)

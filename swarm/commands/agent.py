@@ -21,13 +21,14 @@ from pydantic import JsonValue
 from swarm.agent.agent import Agent, require_pydantic_ai
 from swarm.agent.approval import ApprovalAnswer, Approved, Refused, UndecidedAnswer
 from swarm.agent.events import EndReason, RunEnded, StepVoted, When
-from swarm.agent.session import DEFAULT_TURNS, Session
+from swarm.agent.session import DEFAULT_TURNS, Session, refuse_all, stop_undecided
 from swarm.agent.sessions_on_disk import SessionFile, SessionFiles, list_lines
 from swarm.commands.agent_lines import approval_question, read_approval, read_edited, read_undecided, undecided_question
 from swarm.commands.agent_screen import AgentScreen, JsonLines
 from swarm.commands.node_client import NodeApi
 from swarm.commands.output import complain, interrupted, is_terminal, read_standard_input, say, say_line
 from swarm.errors import SetupError, SwarmError
+from swarm.tools.plan import parse_tools, plan_tools
 from swarm.tools.tool import ToolDefinition, ToolHost
 
 if TYPE_CHECKING:
@@ -42,17 +43,16 @@ PROMPT: Final = "> "
 FOLLOWS: Final = "+"  # before a line that waits until the agent would be done
 AGAIN_LINE: Final = "    say how to go on; Ctrl-C once more ends"
 FIRST_LINE: Final = "What is to be done? Ctrl-D ends."
-HERE: Final = "here"
 
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
-    """The command line. `host` is "here" or a node's URL; `tools` are those that the host here has."""
+    """The command line. `host` is the URL of a node that runs tools, None: those in `tools` run here, below `root`."""
 
     model: str = "swarm"
-    host: str = HERE
+    host: str | None = None
     root: Path | None = None
-    tools: str | None = None
+    tools: str = "read"
     votes: int | None = None
     ahead: int | None = None
     max_turns: int = DEFAULT_TURNS
@@ -112,7 +112,7 @@ class _Run:
 
             messages = read(stored.messages)
         root = options.root or Path.cwd()
-        host = await make_host(self._api, options, root)
+        host = make_host(self._api, options, root)
         made = Agent(
             options.model,
             url=self._api.url,
@@ -123,7 +123,8 @@ class _Run:
             ahead=options.ahead,
             grants=options.grants,
             max_turns=options.max_turns,
-            **({} if self._typed is None else {"approve": self._approve, "decide": self._decide}),
+            approve=refuse_all if self._typed is None else self._approve,
+            decide=stop_undecided if self._typed is None else self._decide,
         )
         self._main = asyncio.current_task()
         loop = asyncio.get_running_loop()
@@ -285,13 +286,14 @@ class TypedLines:
             self._lines.put_nowait(line)
 
 
-async def make_host(api: NodeApi, options: AgentOptions, root: Path) -> ToolHost:
-    """The tool host that was asked for. Raises SwarmError where there is none."""
-    if options.host == HERE:
-        from swarm.commands.agent_hosts import host_here
+def make_host(api: NodeApi, options: AgentOptions, root: Path) -> ToolHost:
+    """The tool host that was asked for. Blocks: looks at folders. Raises SetupError for a root that cannot be one."""
+    if options.host is not None:
+        from swarm.agent.remote_tools import RemoteToolHost
 
-        return await host_here(root, options.tools)
-    from swarm.agent.remote_tools import RemoteToolHost
+        # The key is for the node that is asked: another one must not be sent it.
+        return RemoteToolHost(options.host, api.api_key if options.host == api.url else None)
+    from swarm.node.settings import default_data_dir
+    from swarm.tools.local_host import LocalToolHost
 
-    key = api.api_key if options.host == api.url else None
-    return RemoteToolHost(options.host, key)
+    return LocalToolHost(plan_tools(parse_tools(options.tools), root, home=Path.home(), data_dir=default_data_dir()))

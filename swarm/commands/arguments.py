@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from federation.hostport import DEFAULT_PORT
+from swarm.commands.agent_arguments import add_agent, run_agent
 from swarm.commands.bench_options import add_bench, read_bench, read_load, read_speculation
 from swarm.commands.parser import Parser
 from swarm.consensus.options import STRATEGIES
@@ -61,11 +62,12 @@ More in docs/deploy.md."""
 
 
 def add_asking_commands(commands: Any) -> None:
-    """Those that ask a node as any client does: status, top, chat, vote, launch, bench."""
+    """Those that ask a node as any client does: status, top, chat, vote, agent, launch, bench."""
     _add_status(commands)
     _add_top(commands)
     _add_chat(commands)
     _add_vote(commands)
+    add_agent(commands, _add_url, _agent)
     _add_launch(commands)
     add_bench(commands, DEFAULT_URL, _bench)
 
@@ -204,6 +206,10 @@ def _vote(arguments: argparse.Namespace) -> int:
         max_tokens=arguments.max_tokens,
     )
     return vote(NodeApi(arguments.url, client_key(arguments)), request, arguments.output)
+
+
+def _agent(arguments: argparse.Namespace) -> int:
+    return run_agent(arguments, client_key(arguments))
 
 
 def _launch(arguments: argparse.Namespace) -> int:

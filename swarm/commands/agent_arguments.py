@@ -1,0 +1,93 @@
+"""The command line of `swarm agent`, and what becomes of it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from swarm.errors import SetupError
+
+HERE: Final = "here"
+OWN_NODE: Final = "node"
+DEFAULT_TOOLS: Final = "read,write,edit,glob,grep,bash"
+EXAMPLES: Final = """\
+examples:
+  swarm agent "make the failing test pass"
+  swarm agent "what does this program do?" --tools read,glob,grep
+  swarm agent --votes 5 --ahead 3 --yes edit,bash "rename Cat to Dog everywhere"
+  swarm agent --resume 20260103-5e1f      go on with a session
+
+While it works: a line steers it, +LINE waits until it would be done, Ctrl-C
+aborts, once more ends. Exit code: 0 done, 1 failed or aborted, 2 wrong usage,
+3 a step was not decided. More in docs/agent.md."""
+
+
+def add_agent(commands: Any, add_url: Callable[[argparse.ArgumentParser], None], run: Callable[..., int]) -> None:
+    """The command. `add_url` adds the options by which a node is asked; `run` is what it does."""
+    parser = commands.add_parser(
+        "agent",
+        help="have work done by tools, each step voted on",
+        description="Do what is asked by calling tools in this folder; each step is decided by a\n"
+        "vote of the swarm. Reading runs unasked, the rest asks first. Without TASK it\n"
+        "is a conversation.",
+        usage="swarm agent [OPTIONS] [TASK]\n       swarm agent --list [--json]",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_url(parser)
+    parser.add_argument("--model", default="swarm", help="a model id, or swarm for the best there is")
+    steps = parser.add_argument_group("steps")
+    steps.add_argument(
+        "--votes", type=int, metavar="N", help="answers that each step is voted on (default: the node's)"
+    )
+    steps.add_argument("--ahead", type=int, metavar="K", help="a step is decided when it is K votes ahead of others")
+    steps.add_argument("--max-turns", type=int, default=25, metavar="N", help="answers in one run (default 25)")
+    steps.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
+    tools = parser.add_argument_group("tools")
+    tools.add_argument(
+        "--tool-host", nargs="?", const=OWN_NODE, default=HERE, metavar="URL",
+        help="here (the default), or a node that runs tools; without URL the node that is asked",
+    )  # fmt: skip
+    tools.add_argument("--root", type=Path, metavar="DIR", help="of the tools here (default: this folder)")
+    tools.add_argument("--tools", metavar="LIST", help=f"of those here (default {DEFAULT_TOOLS})")
+    tools.add_argument("--yes", metavar="LIST", default="", help="tools that run unasked, or all")
+    parser.add_argument("--json", action="store_true", help="each event as a line of JSON; nobody is asked")
+    parser.add_argument("--resume", metavar="ID", help="go on with a session; the beginning of its id is enough")
+    parser.add_argument("--list", action="store_true", help="the sessions that can be resumed")
+    parser.add_argument("task", nargs="*", metavar="TASK", help="what is to be done; - reads it from standard input")
+    parser.set_defaults(run=run)
+
+
+def run_agent(arguments: argparse.Namespace, key: str | None) -> int:
+    """Do what the command line says; `key` is the API key for the node."""
+    from swarm.commands.agent import AgentOptions, agent, list_sessions
+    from swarm.commands.node_client import NodeApi
+    from swarm.node.settings import default_data_dir
+
+    folder = default_data_dir() / "agent"
+    if arguments.list:
+        return list_sessions(folder, arguments.json)
+    for name in ("votes", "ahead", "max_turns"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise SetupError(f"--{name.replace('_', '-')} is {value}, and at least 1")
+    here = arguments.tool_host == HERE
+    for name in ("root", "tools"):
+        if not here and getattr(arguments, name) is not None:
+            raise SetupError(f"--{name} is for tools here; a node that runs tools has its own (swarm --tools-root)")
+    options = AgentOptions(
+        model=arguments.model,
+        host=None if here else arguments.url if arguments.tool_host == OWN_NODE else arguments.tool_host,
+        root=arguments.root,
+        tools=arguments.tools or DEFAULT_TOOLS,
+        votes=arguments.votes,
+        ahead=arguments.ahead,
+        max_turns=arguments.max_turns,
+        grants=tuple(name for name in (part.strip() for part in arguments.yes.split(",")) if name),
+        system=arguments.system,
+        json=arguments.json,
+        resume=arguments.resume,
+    )
+    return agent(NodeApi(arguments.url, key), arguments.task, options, folder)
