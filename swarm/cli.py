@@ -49,7 +49,6 @@ examples:
   swarm --host 0.0.0.0 --api-key-file keys  clients need one of these keys
   swarm --upstream http://127.0.0.1:11434   ask Ollama where no node can answer
   swarm models fit                 which models fit this machine
-  swarm status                     who is in the swarm, and who serves what
   swarm chat                       talk to the swarm
   swarm invite                     a code for `swarm join`: members only, then
 """

@@ -83,7 +83,8 @@ def node_error(error: Exception, url: str) -> SwarmError:
                 "or name one with --url"
             )
         return EngineFailed(f"the answer of {url} broke off: {why}")
-    body = cast("dict[str, Any]", error.body if isinstance(error.body, dict) else {})
+    said: object = error.body
+    body = cast("dict[str, Any]", said) if isinstance(said, dict) else {}
     message = clean_line(str(body.get("message") or f"{url} answered {error.status_code}")[:MAX_MESSAGE_CHARS])
     again = (error.headers or {}).get("retry-after", "")
     again_s = int(again) if again.isdecimal() else AGAIN_S

@@ -47,8 +47,19 @@ class _AnyJson(RootModel[JsonValue]):
 
 
 async def tools(request: web.Request) -> web.Response:
-    """{"object": "list", "data": [...]}: OpenAI's tool objects, as a request for a chat takes them."""
-    return json_response({"object": "list", "data": [tool.openai() for tool in request.app[TOOLS].tools()]})
+    """{"object": "list", "data": [...]}: OpenAI's tool objects, as a request for a chat takes them.
+
+    `reads_only` and `alone` beside them name those that change nothing, and those that run by themselves.
+    """
+    there = request.app[TOOLS].tools()
+    return json_response(
+        {
+            "object": "list",
+            "data": [tool.openai() for tool in there],
+            "reads_only": [tool.name for tool in there if tool.reads_only],
+            "alone": [tool.name for tool in there if tool.alone],
+        }
+    )
 
 
 async def execute(request: web.Request) -> web.Response:
