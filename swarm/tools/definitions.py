@@ -5,9 +5,8 @@ Models read all of it with every step, so each word has to earn its place: a tes
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from pydantic import JsonValue
 
@@ -100,9 +99,11 @@ DEFINITIONS: Final = {tool.name: tool for tool in (READ, WRITE, EDIT, GLOB, GREP
 def check_arguments(definition: ToolDefinition, arguments: Mapping[str, JsonValue]) -> None:
     """Raise BadRequest where `arguments` do not keep the tool's schema, its `param` the path of the value to blame.
 
-    For the definitions above only: a schema of others may take for ever.
+    For tools of this machine only: a schema of others may take for ever.
     """
-    errors = sorted(_validator(definition.name).iter_errors(dict(arguments)), key=_depth)
+    from jsonschema import Draft202012Validator  # a tenth of a second, for the first call
+
+    errors = sorted(cast("Any", Draft202012Validator(definition.parameters)).iter_errors(dict(arguments)), key=_depth)
     if not errors:
         return
     first = errors[0]
@@ -128,10 +129,3 @@ def _shape(definition: ToolDefinition) -> str:
     properties: Any = definition.parameters["properties"]
     required: Any = definition.parameters["required"]
     return f"it takes {', '.join(name if name in required else f'[{name}]' for name in properties)}"
-
-
-@functools.cache
-def _validator(name: str) -> Any:
-    from jsonschema import Draft202012Validator  # a tenth of a second, for the first call
-
-    return Draft202012Validator(DEFINITIONS[name].parameters)

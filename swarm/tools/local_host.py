@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from pydantic import JsonValue
 
@@ -20,6 +20,7 @@ from swarm.tools.plan import CHANGING_TOOLS, ToolPlan
 from swarm.tools.rooted_files import RootedFiles
 from swarm.tools.sandbox import Sandbox
 from swarm.tools.sandboxed_process import NoSandbox, find_sandbox, opened_confinement, run_command
+from swarm.tools.search import Searchers, glob
 from swarm.tools.tool import (
     DEFAULT_TIMEOUT_S,
     MOST_AT_ONCE,
@@ -29,7 +30,12 @@ from swarm.tools.tool import (
     ToolResult,
 )
 
+if TYPE_CHECKING:
+    from swarm.tools.web_fetch import WebFetch
+
 log = logging.getLogger(__name__)
+
+_IN_THREADS: Final[Mapping[str, FileTool]] = {**FILE_TOOLS, "glob": glob}
 
 
 class LocalToolHost:
@@ -38,11 +44,19 @@ class LocalToolHost:
     `MOST_AT_ONCE` calls run at a time, and one of those that change something: what is edited at once is lost.
     """
 
-    def __init__(self, plan: ToolPlan) -> None:
+    def __init__(self, plan: ToolPlan, web: WebFetch | None = None) -> None:
+        """`web` is what `webfetch` fetches with, where it is named; None: one of its own."""
         self.plan = plan
+        if web is None and "webfetch" in plan.names:
+            from swarm.tools.web_fetch import WebFetch  # brings an HTTP client
+
+            web = WebFetch()
+        self._web = web
+        self._definitions = DEFINITIONS if web is None else {**DEFINITIONS, web.definition.name: web.definition}
         self._files = RootedFiles(plan.root)
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
         self._editing = asyncio.Lock()
+        self._searchers = Searchers(self._files)
         self._running: set[asyncio.Task[ToolResult]] = set()
         self._sandbox: Sandbox | NoSandbox | None = None
 
@@ -63,13 +77,14 @@ class LocalToolHost:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await cancel_and_wait(*self._running)
+        await self._searchers.close()
 
     def tools(self) -> tuple[ToolDefinition, ...]:
         """The tools that there are now, in the order in which a model is told of them."""
-        return tuple(DEFINITIONS[name] for name in self.plan.names if self._is_there(name))
+        return tuple(self._definitions[name] for name in self.plan.names if self._is_there(name))
 
     def _is_there(self, name: str) -> bool:
-        return isinstance(self._sandbox, Sandbox) if name == "bash" else name in FILE_TOOLS
+        return isinstance(self._sandbox, Sandbox) if name == "bash" else name in self._definitions
 
     async def execute(
         self, tool: str, arguments: Mapping[str, JsonValue], timeout_s: float | None = None
@@ -100,10 +115,14 @@ class LocalToolHost:
     async def _run(self, tool: str, arguments: Mapping[str, Any], limit_s: float) -> ToolResult:
         if tool == "bash":
             return await self._bash(arguments["command"], limit_s)
+        if tool == "webfetch" and self._web is not None:
+            return await self._web.fetch(arguments, limit_s)
+        if tool == "grep":
+            return await self._searchers.grep(arguments, limit_s)
         if tool in CHANGING_TOOLS:
             async with self._editing:  # what two edit at once, one of them loses
-                return await self._in_thread(FILE_TOOLS[tool], arguments)
-        return await self._in_thread(FILE_TOOLS[tool], arguments)
+                return await self._in_thread(_IN_THREADS[tool], arguments)
+        return await self._in_thread(_IN_THREADS[tool], arguments)
 
     async def _in_thread(self, tool: FileTool, arguments: Mapping[str, Any]) -> ToolResult:
         """A thread cannot be ended: whoever cancels waits for the file to be written, or not."""

@@ -12,7 +12,7 @@ import secrets
 import stat
 import sys
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -208,17 +208,18 @@ class RootedFiles:
                     found.append((path, descriptor))
             yield root, tuple(found)
 
-    def files(self, path: str, most_seen: int) -> Iterator[tuple[str, int]]:
+    def files(self, path: str, most_seen: int, skipped: Collection[str] = ()) -> Iterator[tuple[str, int]]:
         """Files and folders below a folder, as paths relative to it, with their modes: no link is followed.
 
-        Folders come before what is in them, names in order. ToolFailure after `most_seen` names.
+        Folders come before what is in them, names in order; those called as one of `skipped` are passed over.
+        ToolFailure after `most_seen` names.
         """
         left = [most_seen]
         with self.opened_folder(path) as descriptor:
-            yield from _walk(descriptor, "", left, path)
+            yield from _walk(descriptor, "", left, path, skipped)
 
 
-def _walk(folder: int, prefix: str, left: list[int], path: str) -> Iterator[tuple[str, int]]:
+def _walk(folder: int, prefix: str, left: list[int], path: str, skipped: Collection[str]) -> Iterator[tuple[str, int]]:
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.is_file(follow_symlinks=False))
@@ -231,14 +232,14 @@ def _walk(folder: int, prefix: str, left: list[int], path: str) -> Iterator[tupl
             raise ToolFailure(f"{clean_line(path)} holds too many files: name a folder further down")
         if is_file:
             yield prefix + name, stat.S_IFREG
-        elif is_folder:
+        elif is_folder and name not in skipped:
             yield prefix + name, stat.S_IFDIR
             try:
                 below = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
             except OSError:
                 continue
             try:
-                yield from _walk(below, f"{prefix}{name}/", left, path)
+                yield from _walk(below, f"{prefix}{name}/", left, path, skipped)
             finally:
                 os.close(below)
 
