@@ -43,14 +43,9 @@ http://127.0.0.1:17615/v1 with the power of all of them."""
 EXAMPLES = """\
 examples:
   swarm --federation               join the swarm of this network
-  swarm --federation --model demo  with the embedded model: no download
   swarm --peer 192.168.1.20:17615  where mDNS does not reach: one node is enough
-  swarm --model qwen3:4b --model demo       both stay loaded, others on demand
   swarm --host 0.0.0.0 --api-key-file keys  clients need one of these keys
   swarm --upstream http://127.0.0.1:11434   ask Ollama where no node can answer
-  swarm models fit                 which models fit this machine
-  swarm chat                       talk to the swarm
-  swarm invite                     a code for `swarm join`: members only, then
 """
 
 

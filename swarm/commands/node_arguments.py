@@ -18,6 +18,7 @@ from swarm.consensus.options import MAX_VOTES, STRATEGIES, STREAM_MODES
 from swarm.engines.registry import ENGINE_NAMES
 from swarm.engines.upstream.address import DEFAULT_SLOTS, UPSTREAM_MODES, URL_VARIABLE
 from swarm.errors import SetupError
+from swarm.tools.plan import TOOL_NAMES
 
 SPELLED = {("isolation", "always"): "isolate", ("isolation", "never"): "in-process"}  # not by the setting's own name
 WHERE = frozenset({"host", "port", "peer"})  # what people give who mean --url
@@ -28,10 +29,11 @@ UPSTREAM = "off unless --upstream is set; keys come from the environment alone"
 def add_node_options(parser: argparse.ArgumentParser) -> None:
     """Every setting of a node that the command line takes, in groups. `parser` has no default for what is not given."""
     _add_network(parser.add_argument_group("network"))
-    _add_access(parser.add_argument_group("access", "also from the environment: SWARM_API_KEY, SWARM_ALLOW_HOST, ..."))
+    _add_access(parser.add_argument_group("access (also SWARM_API_KEY, SWARM_ALLOW_HOST, ...)"))
     _add_model(parser.add_argument_group("model"))
     _add_voting(parser.add_argument_group("voting"))
     _add_upstream(parser.add_argument_group("upstream", UPSTREAM))
+    _add_tools(parser.add_argument_group("tools (none unless named; docs/tools.md)"))
     _add_general(parser.add_argument_group("general"))
 
 
@@ -57,7 +59,7 @@ def _add_access(group: Any) -> None:
         "--api-key",
         action="append",
         metavar="KEY",
-        help="clients need this key (default: no key); repeatable; `ps` shows it, so rather use:",
+        help="clients need this key; repeatable; `ps` shows it: rather use",
     )
     group.add_argument(
         "--api-key-file",
@@ -69,7 +71,7 @@ def _add_access(group: Any) -> None:
         "--admin-key-file",
         type=Path,
         metavar="FILE",
-        help="keys that may manage this node from other machines",
+        help="keys that may manage this node from elsewhere",
     )
     group.add_argument(
         "--open-federation",
@@ -93,7 +95,7 @@ def _add_access(group: Any) -> None:
     group.add_argument(
         "--record",
         action="store_true",
-        help="keep prompts of the last votes, in memory, for those who manage this node",
+        help="keep prompts of the last votes in memory",
     )
 
 
@@ -113,9 +115,7 @@ def _add_model(group: Any) -> None:
     group.add_argument("--memory", metavar="SIZE", help="most that models may take: 8G (default: all free)")
     group.add_argument("--kv-disk", metavar="SIZE", help="keep read prompts on the disk: 8G (default: in memory)")
     group.add_argument("--auto", action="store_true", help="take the best fitting model without asking")
-    group.add_argument(
-        "--engine", choices=ENGINE_NAMES, metavar="NAME", help=f"inference library: {', '.join(ENGINE_NAMES)}"
-    )
+    group.add_argument("--engine", choices=ENGINE_NAMES, metavar="NAME", help=",".join(ENGINE_NAMES))
     group.add_argument("--llama-server", type=Path, metavar="PATH", help="compute models with this llama.cpp program")
     group.add_argument("--engines-dir", type=Path, metavar="DIR", help="installed engines (default: DATA_DIR/engines)")
     group.add_argument("--workers", type=int, metavar="N", help="answers generated at once (default: up to 4, as fit)")
@@ -142,7 +142,7 @@ def _add_model(group: Any) -> None:
 
 
 def _add_voting(group: Any) -> None:
-    many = f"answers to compare, 1 to {MAX_VOTES}, of prose, too (default: 5 of what can be counted)"
+    many = f"answers to compare, 1 to {MAX_VOTES} (default: 5 where they count)"
     modes = " | ".join(STREAM_MODES)
     group.add_argument("--votes", type=int, metavar="N", help=many)
     strategies = f"answers chosen by {', '.join(STRATEGIES)}".replace("auto", "auto (default)")
@@ -165,6 +165,16 @@ def _add_upstream(group: Any) -> None:
     )
     group.add_argument("--upstream-model", metavar="NAME", help="model to ask there for `swarm` (default: its first)")
     group.add_argument("--upstream-slots", type=int, metavar="N", help=f"requests at once (default {DEFAULT_SLOTS})")
+
+
+def _add_tools(group: Any) -> None:
+    group.add_argument("--tools", metavar="LIST", help=f"{','.join(TOOL_NAMES)}; or all")
+    group.add_argument("--tools-root", type=Path, metavar="DIR", help="the folder below which they work")
+    group.add_argument("--tools-network", action="store_true", help="commands of bash may use the network")
+    group.add_argument("--tools-sandbox", metavar="KIND", help="bwrap, sandbox-exec, podman:IMAGE or docker:IMAGE")
+    group.add_argument("--tools-unsandboxed", action="store_true", help="bash may do all that you may")
+    group.add_argument("--tool-server", action="store_true", help="the same as --tools all")
+    group.add_argument("--no-model", action="store_true", help="load no model: only run tools, or pass requests on")
 
 
 def _add_general(group: Any) -> None:

@@ -126,6 +126,7 @@ def make_app(
     usage_file: Path | None = None,
     log_ring: LogRing | None = None,
     tool_host: ToolHost | None = None,
+    loads_models: bool = True,
 ) -> web.Application:
     """The application that serves clients and peers of this node.
 
@@ -136,7 +137,7 @@ def make_app(
     `client` asks peers for their states, `read_memory` what is free here.
     `records`: votes are kept with their prompts, in memory. `machine`: what is wrong with it, as in `findings_of`.
     `usage_file` keeps what keys use, where there are keys. `log_ring` has this process's last log lines.
-    `tool_host` executes tools for clients; None: this node runs none.
+    `tool_host` executes tools for clients; None: this node runs none. Without `loads_models` it is well without any.
     """
     quiet_about_bad_requests()
     pacing = pacing or Pacing()
@@ -159,6 +160,7 @@ def make_app(
         trust=trust,
         file_transfers=None if files is None else lambda: files.transfers.running,
         records=records,
+        loads_models=loads_models,
     )
     metrics.show(view.look)
     changes = ViewChanges(view.look)

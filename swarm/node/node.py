@@ -56,6 +56,7 @@ from swarm.node.models import NodeModels, compute_threads
 from swarm.node.settings import Settings
 from swarm.node.setup import settle
 from swarm.node.shelf import NodeShelf
+from swarm.node.tools import opened_tools, tool_host_words
 from swarm.node.trust import TrustService
 from swarm.node.upstream import banner_lines, ready_line, take_secrets
 from swarm.registry.file_hashes import stoppable
@@ -65,6 +66,7 @@ from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.loadables import OwnLoadables, Stock, look_at, peer_stocks
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.upstream import Upstream, Upstreams
+from swarm.tools.local_host import LocalToolHost
 from swarm.workers.model_workers import ModelWorkers
 from swarm.workers.pool import NoRoomFor, PoolPace, WorkerPool
 
@@ -116,6 +118,7 @@ class Node:
         self._told_of_others = False
         self._upstream_lines: list[str] = []
         self._instructions: ToolInstructions | None = None
+        self._tool_host: LocalToolHost | None = None
 
     async def __aenter__(self) -> Node:
         give_back_large_blocks()
@@ -195,10 +198,14 @@ class Node:
         if (path := settings.tool_instructions) is not None:
             self._instructions = await asyncio.to_thread(ToolInstructions, path, self._count_tokens, self._console.say)
         self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
+        if self.setup.tools is not None:
+            self._tool_host = await self._stack.enter_async_context(opened_tools(self.setup.tools))
         await self._stack.enter_async_context(self._listening(listeners, client))
         lines = banner(self.setup, settings.federated, self._upstream_lines, settings.answer_any_model, settings.record)
         for line in lines:
             self._console.say(line)
+        if self._tool_host is not None:
+            self._console.say(f"  tool host  {tool_host_words(self._tool_host, self.setup.access)}")
         self._trust = await self._stack.enter_async_context(self._trust_service(client))
         if settings.federated:
             await self._join()
@@ -267,6 +274,8 @@ class Node:
             machine=self._machine_trouble,
             usage_file=self.settings.data_path / USAGE_FILE,
             log_ring=kept_lines(),
+            tool_host=self._tool_host,
+            loads_models=not self.settings.no_model,
             page_access=self._page_access,
             trust_commands=lambda: self._trust,
             shelf=NodeShelf(self.settings, nearby, lambda: self.models, self._looked),
@@ -359,6 +368,10 @@ class Node:
             self.condition.loading = False
             for offer in offers:
                 self._console.say(ready_line(offer))
+            return
+        if settings.no_model:
+            self.condition.loading = False
+            self._console.say("ready: without a model of its own (--no-model); press Ctrl-C to stop")
             return
         store = await asyncio.to_thread(model_store, settings)
         nearby = self._files and self._files.nearby

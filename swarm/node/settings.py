@@ -12,10 +12,18 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from platformdirs import user_data_path
-from pydantic import AfterValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -49,6 +57,7 @@ from swarm.node.model_settings import (
     place_of,
 )
 from swarm.routing.rules import RoutingRules, read_rules
+from swarm.tools.plan import parse_sandbox, parse_tools
 from swarm.workers.model_workers import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
@@ -95,8 +104,29 @@ def _program(path: Path) -> Path:
     return found.absolute()
 
 
+def _tool_names(value: object) -> object:
+    """`read,grep`, or a list of such, as tools' names in their own order; what is neither is refused as that."""
+    parts = [value] if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)):
+        return value
+    try:
+        return parse_tools(",".join(map(str, cast("Sequence[object]", parts))))
+    except SetupError as error:
+        raise PydanticCustomError("tools", "cannot be had: {problem}", {"problem": str(error)}) from None
+
+
+def _sandbox(text: str) -> str:
+    try:
+        parse_sandbox(text)
+    except SetupError as error:
+        raise PydanticCustomError("sandbox", "cannot be had: {problem}", {"problem": str(error)}) from None
+    return text
+
+
 Models = Annotated[Texts, Field(max_length=MOST_LOADED)]
 Upstreamed = Annotated[Texts, Field(max_length=MAX_UPSTREAMS)]
+ToolNames = Annotated[tuple[str, ...], BeforeValidator(_tool_names)]
+Sandbox = Annotated[str, AfterValidator(_sandbox)]
 LogLevel = Annotated[str, AfterValidator(_level)]
 LogFormat = Annotated[str, AfterValidator(_log_format)]
 
@@ -154,6 +184,13 @@ class Settings:
     upstream_model: str | None = None
     upstream_slots: Annotated[int, between(1, 256)] = DEFAULT_SLOTS
     routing: RoutingRules = field(default_factory=RoutingRules)
+    tools: ToolNames | None = None
+    tools_root: ExpandedPath | None = None
+    tools_network: bool = False
+    tools_sandbox: Sandbox | None = None
+    tools_unsandboxed: bool = False
+    tool_server: bool = False
+    no_model: bool = False
     tool_instructions: ExpandedPath | None = None
     data_dir: ExpandedPath | None = None
     log_level: LogLevel = "warning"

@@ -19,8 +19,10 @@ from swarm.node.access import check_federation, read_access
 from swarm.node.discovery import chosen_addresses
 from swarm.node.listeners import open_listeners, take_listeners
 from swarm.node.settings import Settings
+from swarm.node.tools import check_no_model, check_reach, read_tool_plan
 from swarm.node.upstream import read_upstreams
 from swarm.routing.upstream import UpstreamPlan
+from swarm.tools.plan import ToolPlan
 
 LOOPBACK = "127.0.0.1"
 
@@ -36,6 +38,7 @@ class NodeSetup:
     access: AccessRules
     trust: Trust
     upstreams: tuple[UpstreamPlan, ...] = ()
+    tools: ToolPlan | None = None
     has_successor: bool = False  # systemd holds the port: who connects while no process listens waits for the next
 
     @property
@@ -67,10 +70,13 @@ def settle(settings: Settings) -> tuple[NodeSetup, tuple[socket.socket, ...]]:
     access = read_access(settings, identity.name)
     check_federation(access, trust.mode)
     upstreams = read_upstreams(settings)
+    check_no_model(settings)
+    tools = read_tool_plan(settings)
+    if tools is not None:
+        check_reach(access, addresses.bind_hosts)
     handed_over = take_listeners(os.environ, os.getpid(), addresses.bind_hosts)
     listeners = handed_over or open_listeners(addresses.bind_hosts, settings.port)
     port = int(listeners[0].getsockname()[1])
     has_successor = bool(handed_over)
-    return NodeSetup(
-        identity, secrets.token_hex(8), addresses, port, access, trust, upstreams, has_successor
-    ), listeners
+    setup = NodeSetup(identity, secrets.token_hex(8), addresses, port, access, trust, upstreams, tools, has_successor)
+    return setup, listeners

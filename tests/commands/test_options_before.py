@@ -39,7 +39,8 @@ VALUES = {
     "--vote-stream": ("buffer",),
     "--upstream": ("http://127.0.0.1:9",), "--upstream-mode": ("only",), "--upstream-model": ("m",),
     "--upstream-slots": ("2",), "--config": ("file.toml",), "--data-dir": ("elsewhere",), "--log-level": ("debug",),
-    "--log-format": ("json",), "--plain": (),
+    "--log-format": ("json",), "--plain": (), "--tools": ("read",), "--tools-root": (".",), "--tools-network": (),
+    "--tools-sandbox": ("bwrap",), "--tools-unsandboxed": (), "--tool-server": (), "--no-model": (),
 }  # fmt: skip
 TAKES: dict[tuple[str, ...], set[str]] = {
     ("status",): {"--api-key"},

@@ -318,7 +318,10 @@ class NodeView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewSources:
-    """Where the view comes from: the parts of a running node. `file_transfers` None: it shares no files."""
+    """Where the view comes from: the parts of a running node. `file_transfers` None: it shares no files.
+
+    A node that never `loads_models` is well without any.
+    """
 
     describe: Callable[[], NodeDescription]
     dispatcher: Dispatcher
@@ -329,6 +332,7 @@ class ViewSources:
     trust: Trust | None
     file_transfers: Callable[[], int] | None
     records: bool = False
+    loads_models: bool = True
 
     def look(self) -> NodeView:
         """The view of this moment. Reads only what is in memory, in about 0.1 ms for each peer."""
@@ -362,7 +366,7 @@ class ViewSources:
         upstreams = self.dispatcher.upstreams
         if (problem := next((offer.problem for offer in upstreams.offers() if offer.problem), None)) is not None:
             return problem
-        return "no model is running"
+        return "no model is running" if self.loads_models else None
 
     def requests(self) -> RequestListing:
         """The requests in progress."""
