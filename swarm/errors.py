@@ -6,6 +6,7 @@ SwarmError
 ├── Unauthorized            the API key is missing or wrong (401)
 ├── Forbidden               this node does not serve that host name, web page or caller (403)
 ├── UnknownModel            no reachable node serves that name (404)
+│   └── NoSuchModel         a provider of models that is asked by name has none of that name
 ├── UnknownFile             this node shares no such file (404)
 ├── UnknownRequest          no request by that id is in progress here (404)
 ├── ToolsOff                this node runs no tools (404)
@@ -75,12 +76,17 @@ class ContextExceeded(BadRequest):
     """
 
     def __init__(
-        self, prompt_tokens: int, context_tokens: int, at_least: bool = False, *, param: str | None = None
+        self,
+        prompt_tokens: int,
+        context_tokens: int,
+        at_least: bool = False,
+        *,
+        param: str | None = None,
+        remedy: str = "shorten it, or start the node with a larger --context",
     ) -> None:
         super().__init__(
             f"the prompt has {'at least ' if at_least else ''}{prompt_tokens} tokens "
-            f"and the context holds {context_tokens}: "
-            "shorten it, or start the node with a larger --context",
+            f"and the context holds {context_tokens}: {remedy}",
             param=param,
         )
         self.prompt_tokens = prompt_tokens
@@ -115,6 +121,20 @@ class UnknownModel(SwarmError):
         self.name = name
         self.known = known
         self.why = why
+
+
+class NoSuchModel(UnknownModel):
+    """The provider called `provider` has no model `name`; `known` lists what it has, as far as that is known.
+
+    `near` are those of them that may have been meant, the likest first.
+    """
+
+    def __init__(self, provider: str, name: str, known: tuple[str, ...] = (), near: tuple[str, ...] = ()) -> None:
+        super().__init__(name, known)
+        meant = f": did you mean {' or '.join(near)}?" if near else ";"
+        self.args = (f"{provider} has no model {name!r}{meant} `swarm providers models {provider}` lists what it has",)
+        self.provider = provider
+        self.near = near
 
 
 class UnknownFile(SwarmError):
