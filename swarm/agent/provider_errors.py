@@ -1,7 +1,8 @@
 """Errors of providers, of whatever protocol, as errors of the one tree. Pure.
 
-pydantic-ai has sorted them by status and code already; here is what it cannot know: the words of those who have no codes,
-what a person can do, and what must not be shown. What a provider wrote is text of others: bounded, printable, no key.
+pydantic-ai has sorted them by status and code already. Here is what it cannot know: the words of those who have no
+codes, what a person can do, and what must not be shown. What a provider wrote is text of others: bounded, printable,
+without the key.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -52,6 +53,8 @@ LEAST_CONTEXT: Final = 512  # tokens: smaller numbers in such a sentence are som
 # Of providers that send no code for it, or the same as for something else.
 _WRONG_KEY: Final = ("incorrect api key", "invalid api key", "api key not valid", "authentication fails")
 _NO_MODEL: Final = ("model not exist", "unknown model", "not a valid model", "model_not_found")
+_TOO_LONG: Final = ("maximum prompt length", "maximum context length", "available context size", "context window")
+_NO_CREDIT: Final = ("all available credits", "spending limit", "insufficient balance")
 _NUMBER: Final = re.compile(r"\d[\d,]*")
 
 
@@ -71,8 +74,8 @@ class AskedProvider:
     secrets: tuple[str, ...] = field(default=(), repr=False)  # other values that no text may show: custom headers'
 
 
-def translated(error: Exception, asked: AskedProvider, known: Collection[str] = ()) -> SwarmError:
-    """`error` of a request to a provider, as one of the tree. `known` are names of its models, for the nearest."""
+def translated(error: Exception, asked: AskedProvider, known: Callable[[], Collection[str]] = tuple) -> SwarmError:
+    """`error` of a request to a provider, as one of the tree. `known` has names of its models, for the nearest."""
     if isinstance(error, SwarmError):
         return error
     if not isinstance(error, ModelAPIError):  # what it sent follows no protocol
@@ -85,7 +88,8 @@ def translated(error: Exception, asked: AskedProvider, known: Collection[str] = 
         case ModelAuthenticationError():
             return Forbidden(f"{asked.title} refuses the request: {said}", "provider_refuses")
         case ModelNotFoundError() | ModelRequestRejectedError() if _names_no_model(error, lowered, asked.model):
-            return NoSuchModel(asked.name, asked.model, tuple(known), near_names(asked.model, known))
+            names = tuple(known())
+            return NoSuchModel(asked.name, asked.model, names, near_names(asked.model, names))
         case ModelNotFoundError():
             return UpstreamRefused(
                 asked.host,
@@ -93,7 +97,11 @@ def translated(error: Exception, asked: AskedProvider, known: Collection[str] = 
             )
         case ModelContextWindowExceededError():
             return _too_long(asked, said)
-        case ModelQuotaExceededError():
+        case ModelRequestRejectedError() if _says(lowered, _TOO_LONG):
+            return _too_long(asked, said)
+        case ModelQuotaExceededError() | ModelRateLimitError() if isinstance(error, ModelQuotaExceededError) or _says(
+            lowered, _NO_CREDIT
+        ):
             refusal = UpstreamRefusal(402, f"the account's credit or quota is used up: {said}", code="no_credit")
             return UpstreamRefused(asked.host, refusal)
         case ModelRateLimitError():
@@ -123,7 +131,7 @@ def seconds_until(error: ModelAPIError) -> int:
 
 
 def near_names(name: str, known: Collection[str]) -> tuple[str, ...]:
-    """Names of `known` that may have been meant by `name`, the likest first; what is in front of a slash may be left out."""
+    """Names of `known` that may have been meant by `name`, the likest first; a maker's name may be left out."""
     by_end: dict[str, str] = {}
     for full in known:
         by_end.setdefault(full.lower(), full)
@@ -192,7 +200,9 @@ def _too_long(asked: AskedProvider, said: str) -> BadRequest:
 
     Where they say more numbers, which is which cannot be told, and the sentence itself has to do.
     """
-    counts = sorted({count for found in _NUMBER.findall(said) if (count := int(found.replace(",", ""))) >= LEAST_CONTEXT})
+    counts = sorted(
+        {count for found in _NUMBER.findall(said) if (count := int(found.replace(",", ""))) >= LEAST_CONTEXT}
+    )
     remedy = "begin anew, or take a model with a larger context"
     if len(counts) != 2:
         return BadRequest(f"the conversation is too long for {asked.model}: {said}; {remedy}")

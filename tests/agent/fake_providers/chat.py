@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from tests.agent.fake_providers.replies import Asked, Json, Refusal, Trouble, Turn
 
@@ -74,6 +75,12 @@ def xai_refusal(trouble: Trouble, model: str, key: str | None) -> tuple[int, Jso
             return 404, {"code": "Some requested entity was not found", "error": said}
         case Trouble.RATE_LIMIT:
             return 429, {"code": "Some resource has been exhausted", "error": "Too many requests"}
+        case Trouble.NO_CREDIT:
+            said = "Your team has either used all available credits or reached its monthly spending limit."
+            return 429, {"code": "Some resource has been exhausted", "error": said}
+        case Trouble.TOO_LONG:
+            said = "This model's maximum prompt length is 131072 but the request contains 137832 tokens."
+            return 400, {"code": "Client specified an invalid argument", "error": said}
         case _:
             status, body = openai_refusal(trouble, model, key)
             return status, {"code": "The request failed", "error": body["error"]["message"]}
@@ -161,6 +168,7 @@ class ChatWire:
     thinking_field: str | None = None
     refusal: Callable[[Trouble, str, str | None], tuple[int, Json]] = openai_refusal
     sees_images: bool = True
+    added: Json = field(default_factory=dict[str, Any])  # to every answer and chunk
 
     def key_of(self, headers: dict[str, str]) -> str | None:
         scheme, _, key = headers.get("authorization", "").partition(" ")
@@ -213,6 +221,10 @@ class ChatWire:
             )
         return None
 
+    def thinking(self, piece: str, whole: str | None) -> Json:
+        """The fields of a message or a delta with a piece of thought; `whole` is all of it, where this is the last."""
+        return {self.thinking_field: piece} if self.thinking_field else {}
+
     def _finish(self, turn: Turn) -> str:
         return "length" if turn.cut else "tool_calls" if turn.calls else "stop"
 
@@ -225,8 +237,8 @@ class ChatWire:
 
     def whole(self, turn: Turn, asked: Asked) -> Json:
         message: Json = {"role": "assistant", "content": turn.said if turn.text else None, "refusal": None}
-        if turn.thinking and self.thinking_field:
-            message[self.thinking_field] = turn.thought
+        if turn.thinking:
+            message |= self.thinking(turn.thought, turn.thought)
         if turn.calls:
             message["tool_calls"] = [
                 {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
@@ -239,6 +251,7 @@ class ChatWire:
             "model": asked.model,
             "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": self._finish(turn)}],
             "usage": self._usage(turn),
+            **self.added,
         }
         return whole if turn.swarm is None else {**whole, "swarm": turn.swarm}
 
@@ -248,8 +261,9 @@ class ChatWire:
             return self._event(asked, [choice], more)
 
         events = [chunk({"role": "assistant", "content": ""})]
-        if self.thinking_field:
-            events += [chunk({self.thinking_field: piece}) for piece in turn.thinking]
+        for at, piece in enumerate(turn.thinking):
+            last = at == len(turn.thinking) - 1
+            events += [chunk(delta) for delta in (self.thinking(piece, turn.thought if last else None),) if delta]
         events += [chunk({"content": piece}) for piece in turn.text]
         for index, call in enumerate(turn.calls):
             function = {"name": call.name, "arguments": ""}
@@ -274,6 +288,7 @@ class ChatWire:
             "created": CREATED,
             "model": asked.model,
             "choices": choices,
+            **self.added,
             **more,
         }
         return f"data: {json.dumps(chunk, separators=(',', ':'))}\n\n".encode()
@@ -296,3 +311,31 @@ class ChatWire:
     def listing(self, models: tuple[str, ...]) -> Json:
         listed = [{"id": model, "object": "model", "created": CREATED, "owned_by": "fake"} for model in models]
         return {"object": "list", "data": listed}
+
+
+@dataclass(frozen=True)
+class OpenRouterWire(ChatWire):
+    """OpenRouter's: thoughts a second time as details, which whoever thought them has signed, and who answered.
+
+    openrouter.ai/docs/use-cases/reasoning-tokens.
+    """
+
+    prefix: str = "/api/v1"
+    thinking_field: str | None = "reasoning"
+    refusal: Callable[[Trouble, str, str | None], tuple[int, Json]] = openrouter_refusal
+    added: Json = field(default_factory=lambda: {"provider": "Anthropic"})
+    signed: set[str] = field(default_factory=set[str])
+
+    def thinking(self, piece: str, whole: str | None) -> Json:
+        detail: Json = {"type": "reasoning.text", "text": piece, "format": "anthropic-claude-v1", "index": 0}
+        if whole is not None:
+            detail["signature"] = f"openrouter:{hash(whole):x}"
+            self.signed.add(detail["signature"])
+        return {**super().thinking(piece, whole), "reasoning_details": [detail]}
+
+    def fault(self, body: Json) -> str | None:
+        for message in body["messages"]:
+            for detail in message.get("reasoning_details") or ():
+                if detail.get("signature") not in self.signed:
+                    return "Invalid `signature` in `thinking` block"
+        return super().fault(body)

@@ -37,7 +37,8 @@ class FakeProvider:
         self.models = models
         self.seen: list[Seen] = []
         self.base = ""
-        self.left = asyncio.Event()  # a reader left a stream that hung
+        self.reached = asyncio.Event()  # somebody was answered by a stream that hangs
+        self.left = asyncio.Event()  # and left it
 
     def tell(self, *replies: Reply) -> None:
         """From now on it answers with these."""
@@ -94,6 +95,7 @@ class FakeProvider:
             case GoesWrong(_, refusal):
                 return self._refused(refusal or Refusal(Trouble.BROKEN), asked, key)
             case Hangs(turn):
+                self.reached.set()
                 begun = begun_of(self.wire.stream(turn, asked)) if asked.streamed else []
                 response = await self._stream(request, begun, ends=False)
                 try:
