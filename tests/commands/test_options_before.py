@@ -47,7 +47,7 @@ TAKES: dict[tuple[str, ...], set[str]] = {
     ("top",): {"--api-key"},
     ("chat", "hello"): {"--api-key", "--model", "--plain"},
     ("vote", "hello"): {"--api-key", "--model", "--votes", "--strategy"},
-    ("agent", "hello"): {"--api-key", "--model", "--votes"},
+    ("agent", "hello"): {"--tools", "--api-key", "--model", "--votes"},
     ("launch", "claude"): {"--api-key", "--model"},
     ("bench", "load"): {"--api-key", "--model", "--votes"},
     ("bench", "votes"): {"--api-key", "--strategy", "--data-dir"},
