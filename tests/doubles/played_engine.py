@@ -93,6 +93,11 @@ class Conversation:
         return tuple(message_text(each) for each in self.messages[last + 1 :] if each.get("role") == "tool")
 
     @property
+    def all_results(self) -> tuple[str, ...]:
+        """What the tools have said, from the first call on."""
+        return tuple(message_text(each) for each in self.messages if each.get("role") == "tool")
+
+    @property
     def said(self) -> tuple[str, ...]:
         """All that a person has said."""
         return tuple(message_text(each) for each in self.messages if each.get("role") == "user")
