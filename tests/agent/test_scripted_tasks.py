@@ -171,7 +171,9 @@ async def test_tests_are_run_until_they_pass(shop: Shop) -> None:
     assert [result["tool"] for result in job.results] == ["bash", "read", "edit", "bash"]
     assert [result["exit_code"] for result in job.results] == [1, 0, 0, 0]
     assert job.scratch.files() == {"check.sh": CHECK, "sum.sh": BROKEN_SUM.replace("-", "+")}
-    checked = await asyncio.create_subprocess_exec("./check.sh", cwd=job.scratch.repository, stdout=asyncio.subprocess.PIPE)
+    checked = await asyncio.create_subprocess_exec(
+        "./check.sh", cwd=job.scratch.repository, stdout=asyncio.subprocess.PIPE
+    )
     assert await checked.communicate() == (b"1 passed\n", None)
 
 
