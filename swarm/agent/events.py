@@ -55,7 +55,7 @@ class ThoughtPiece:
 class StepVoted:
     """How the step was decided: `account` is the node's `swarm` object (docs/swarm-object.md), `ms` what it took.
 
-    `decided` False: nobody came far enough ahead, or too few answered, and the step calls tools.
+    `decided` False: nobody came far enough ahead, or too few answered, and a tool would run.
     """
 
     type: ClassVar = "vote"

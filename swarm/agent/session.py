@@ -189,7 +189,7 @@ class Session:
             self._step += 1
             answer = await self._ask(definitions)
             output = answer.text or output
-            if answer.account is not None and (again := await self._undecided(answer)) is not None:
+            if answer.account is not None and (again := await self._undecided(answer, definitions)) is not None:
                 if again == "stop":
                     return "undecided", output
                 continue
@@ -224,14 +224,16 @@ class Session:
             except turns.MODEL_ERRORS as error:
                 raise options.explain(error) from error
         if answer.account is not None:
-            decided = is_decided(answer.account, acts=bool(answer.calls))
+            decided = is_decided(answer.account, acts=_acts(answer, definitions))
             self._tell(StepVoted(step, answer.account, decided, round((options.clock() - began) * 1000)))
         return answer
 
-    async def _undecided(self, answer: ModelAnswer) -> Literal["again", "stop"] | None:
+    async def _undecided(
+        self, answer: ModelAnswer, definitions: Sequence[ToolDefinition]
+    ) -> Literal["again", "stop"] | None:
         """What becomes of a step that was not decided; None: it is taken."""
         assert answer.account is not None
-        vote = StepVoted(self._step, answer.account, is_decided(answer.account, acts=bool(answer.calls)), 0)
+        vote = StepVoted(self._step, answer.account, is_decided(answer.account, acts=_acts(answer, definitions)), 0)
         if vote.decided:
             return None
         self.state = "waiting"
@@ -373,3 +375,12 @@ class Session:
             yield
         finally:
             self._waited_s += self._options.clock() - began
+
+
+def _acts(answer: ModelAnswer, definitions: Sequence[ToolDefinition]) -> bool:
+    """Whether taking the step would run anything.
+
+    Calls of tools that there are not, and with arguments that break the schema, abstain in votes, so that such a step
+    is never decided; but none of them runs, and the model is to learn why.
+    """
+    return any(check_call(call, definitions, cut=answer.cut).problem is None for call in answer.calls)

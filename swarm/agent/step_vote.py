@@ -35,7 +35,7 @@ class StepVotes:
 
 
 def is_decided(account: Mapping[str, JsonValue], *, acts: bool) -> bool:
-    """Whether the step may be taken as it is. `acts`: it calls tools; words alone do no harm, and stand."""
+    """Whether the step may be taken as it is. `acts`: a tool would run; words alone do no harm, and stand."""
     return not acts or account.get("outcome") not in UNDECIDED
 
 

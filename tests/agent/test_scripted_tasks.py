@@ -246,7 +246,9 @@ async def test_what_lies_outside_stays_outside_and_the_model_goes_on(shop: Shop,
     job = await shop.do(f"look outside at {path}", part, "--yes", "write", scratch=scratch)
     assert job.code == 0, job.ended.errors
     assert [result["exit_code"] for result in job.results] == [1, 1, 0]
-    assert all("leads out of the root" in result["output"] for result in job.results[:2])
+    remedy = "write to the file itself" if path == "link" else "leads out of the root"
+    assert "leads out of the root" in job.results[0]["output"]
+    assert remedy in job.results[1]["output"]
     assert (scratch.folder / "secret.txt").read_text() == "not yours"
     assert "not yours" not in job.ended.output
     assert "inside" in job.read_by_model[-1]
@@ -318,9 +320,9 @@ async def test_a_voter_that_would_destroy_is_outvoted(shop: Shop) -> None:
     job = await shop.do("clean up", part, "--yes", "bash", files=files, votes=5)
     assert job.scratch.files() == {"src/a.c": "int a;\n"}
     account = job.of("vote")[0]["account"]
-    assert account["outcome"] == "majority"
+    assert account["outcome"] == "consensus"
+    assert account["votes"] >= 4
     assert len({each["group"] for each in account["candidates"] if each["group"] is not None}) == 2
-    assert shop.engine.voters("clean up") > 5  # the first step's five or four, and those of the second
 
 
 async def test_the_greedy_voter_is_outvoted_too(shop: Shop) -> None:
