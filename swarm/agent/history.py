@@ -4,9 +4,9 @@ What is kept of a conversation stays as each provider sent it. It is brought to 
 whoever thought something gets its own thoughts back, signed, when the conversation returns to it.
 
 * **Thoughts** go back to whoever can read them as thoughts; everybody else gets them as text in `[Reasoning]` marks.
-* **Ids of calls** go back unchanged to whoever gave them. Others get an id of letters, digits, `_` and `-`, at most
-  `MAX_ID_CHARS` long: the same where it already is one, else `call_` and the head of its SHA-256. No two calls of a
-  conversation share one, and each result goes with its call.
+* **Ids of calls** go back unchanged to whoever gave them, if there is no `|` in them. Others get an id of letters,
+  digits, `_` and `-`, at most `MAX_ID_CHARS` long: the same where it already is one, else `call_` and the head of its
+  SHA-256. No two calls of a conversation share one, and each result goes with its call.
 * **Images** become a note where the model cannot see them.
 
 Calls without a result get one that says so, and results without a call are dropped: pydantic-ai's own repair.
@@ -39,6 +39,7 @@ from pydantic_ai.messages import (
 
 MAX_ID_CHARS: Final = 40  # OpenAI's Chat Completions take no more; Anthropic and Responses take 64
 SAFE_ID: Final = re.compile(rf"[a-zA-Z0-9_-]{{1,{MAX_ID_CHARS}}}")
+JOINT: Final = "|"  # pydantic-ai's, between a call's id and its item's: it would send two halves
 HASH_CHARS: Final = 24  # of SHA-256, in hexadecimal: 96 bits
 REASONING: Final = ("[Reasoning]", "[/Reasoning]")
 
@@ -97,7 +98,8 @@ def with_fitting_ids(messages: Sequence[ModelMessage], system: str) -> list[Mode
 
 
 def _fitting_id(ident: str, used: set[str], own: bool) -> str:
-    if ident not in used and (own or SAFE_ID.fullmatch(ident)):
+    keeps = own and JOINT not in ident
+    if ident not in used and (keeps or SAFE_ID.fullmatch(ident)):
         return ident
     found, again = _hashed(ident), 0
     while found in used:
