@@ -395,7 +395,6 @@ def check_caller(rules: AccessRules, caller: Caller) -> None:
             check_token(caller)
         case RouteKind.TOOLS:
             check_tools(rules, caller)
-            check_token(caller)
         case _:
             check_key(rules, caller)
 
