@@ -9,7 +9,8 @@ whoever thought something gets its own thoughts back, signed, when the conversat
   SHA-256. No two calls of a conversation share one, and each result goes with its call.
 * **Images** become a note where the model cannot see them.
 
-Calls without a result get one that says so, and results without a call are dropped: pydantic-ai's own repair.
+Before all of it, calls without a result get one that says so, and results without a call are dropped: that is
+pydantic-ai's own `repair_messages`.
 """
 
 from __future__ import annotations

@@ -26,13 +26,14 @@ from pydantic_ai.exceptions import (
     UnexpectedModelBehavior,
     UserError,
 )
-from pydantic_ai.messages import ModelMessage, ModelResponse, ThinkingPart
+from pydantic_ai.messages import ModelMessage, ModelResponse, ThinkingPart, repair_messages
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.profiles import ModelProfile, merge_profile
 from pydantic_ai.settings import ModelSettings
 
 from swarm import VERSION
+from swarm.agent.agent import ModelChoice
 from swarm.agent.history import as_taken
 from swarm.agent.provider_errors import AskedProvider, seconds_until, translated
 from swarm.engines.upstream.address import parse_upstream, proxy_to
@@ -45,8 +46,10 @@ from swarm.providers import (
     base_for,
     checked_key,
     is_foreign,
+    key_for,
     missing_key,
     protocol_for,
+    provider_named,
     thinking_fields,
 )
 
@@ -143,6 +146,26 @@ def make_model(
         case "google" | "vertex":
             made = _google(place, http, settings, profile)
     return ProviderModel(made, place, asked, sees, known, tell, sleep)
+
+
+def provider_choice(
+    provider: Provider | str,
+    model: str,
+    *,
+    key: str | None = None,
+    configured_key: str | None = None,
+    environment: Mapping[str, str] = os.environ,
+    base_url: str | None = None,
+    **options: Any,
+) -> ModelChoice:
+    """A provider's model for an `Agent`: `Agent(provider_choice("groq", "llama-3.3-70b-versatile"))`.
+
+    `provider` is a row's name or any base URL. The key is `key`, else `configured_key`, else that of the environment;
+    further `options` are those of `make_model`. Raises SetupError.
+    """
+    row = provider_named(provider) if isinstance(provider, str) else provider
+    found = key_for(row, key, configured_key, environment, base_url)
+    return ModelChoice(make_model(row, model, found, base_url=base_url, **options), f"{row.name}/{model}")
 
 
 def place_of(
@@ -457,10 +480,14 @@ class ProviderModel(WrapperModel):
     def prepare_messages(
         self, messages: list[ModelMessage], model_request_parameters: ModelRequestParameters | None = None
     ) -> list[ModelMessage]:
-        """The conversation in the form that this model takes."""
+        """The conversation as it is: it is brought to this model's form when it is asked, by whomever."""
+        return list(messages)
+
+    def _taken(self, messages: list[ModelMessage], parameters: ModelRequestParameters) -> list[ModelMessage]:
+        """The conversation as this model takes it: whole, then in our form of it, then in pydantic-ai's."""
         blind = None if self._sees_images else self.place.model
-        taken = as_taken(messages, self.place.system, self._keeps, blind)
-        return super().prepare_messages(taken, model_request_parameters)
+        taken = as_taken(repair_messages(messages), self.place.system, self._keeps, blind)
+        return self.wrapped.prepare_messages(taken, parameters)
 
     def _keeps(self, response: ModelResponse, part: ThinkingPart) -> bool:
         """Whether it can read a thought as one: its provider sent it, over this protocol, signed if it signs."""
@@ -482,8 +509,10 @@ class ProviderModel(WrapperModel):
     ) -> ModelResponse:
         """A whole answer. Raises errors of the one tree."""
 
+        taken = self._taken(messages, model_request_parameters)
+
         async def ask() -> ModelResponse:
-            return await self.wrapped.request(messages, model_settings, model_request_parameters)
+            return await self.wrapped.request(taken, model_settings, model_request_parameters)
 
         return self._something(await self._patiently(ask))
 
@@ -496,10 +525,11 @@ class ProviderModel(WrapperModel):
         run_context: RunContext[Any] | None = None,
     ) -> AsyncGenerator[StreamedResponse]:
         """A streamed answer. Raises errors of the one tree, from the stream as well."""
+        taken = self._taken(messages, model_request_parameters)
         async with AsyncExitStack() as stack:
 
             async def ask() -> StreamedResponse:
-                opening = self.wrapped.request_stream(messages, model_settings, model_request_parameters, run_context)
+                opening = self.wrapped.request_stream(taken, model_settings, model_request_parameters, run_context)
                 return await stack.enter_async_context(opening)
 
             stream = await self._patiently(ask)

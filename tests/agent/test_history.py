@@ -262,8 +262,10 @@ async def test_a_call_that_was_never_answered_is_answered_and_an_answer_without_
     ]
     async with asked(row, Turn(text=("Fine.",))) as there, there.model() as model:
         assert (await agent_of(model).run("Go on.", message_history=orphaned)).output == "Fine."
-        sent = json.dumps(there.fake.bodies[0])
-        assert "call_9" not in sent
+        assert (await model_request(model, [*orphaned, ModelRequest([UserPromptPart("Go on.")])])).text == "Fine."
+        assert len(there.fake.bodies) == 2
+        for body in there.fake.bodies:
+            assert "call_9" not in json.dumps(body)
 
 
 async def test_a_thought_without_its_signature_is_told_and_not_sent_as_one() -> None:
@@ -276,8 +278,7 @@ async def test_a_thought_without_its_signature_is_told_and_not_sent_as_one() -> 
             ModelRequest([UserPromptPart("?")]),
         ]
         async with asked(row, Turn(text=("Fine.",))) as there, there.model() as model:
-            prepared = model.prepare_messages(messages)
-            assert (await model_request(model, prepared)).text == "Fine."
+            assert (await model_request(model, messages)).text == "Fine."
             assert f"{REASONING[0]}\\nHalf a" in json.dumps(there.fake.bodies[0])
 
 
@@ -288,5 +289,5 @@ async def test_two_models_of_a_router_do_not_read_each_others_thoughts() -> None
     messages: list[ModelMessage] = [ModelRequest([UserPromptPart("Hi")]), response, ModelRequest([UserPromptPart("?")])]
     row = Case("openrouter", "anthropic/claude-sonnet-4.5")
     async with asked(row, Turn(text=("Fine.",))) as there, there.model() as model:
-        assert (await model_request(model, model.prepare_messages(messages))).text == "Fine."
+        assert (await model_request(model, messages)).text == "Fine."
         assert f"{REASONING[0]}\\nA plan." in json.dumps(there.fake.bodies[0])

@@ -24,7 +24,10 @@ from pydantic_ai.messages import (
 )
 from pydantic_ai.models import Model, ModelRequestParameters
 
-from swarm.agent.models import checked_headers, make_model
+from swarm.agent import Agent as SwarmAgent
+from swarm.agent import Tool
+from swarm.agent.events import AgentEvent, RunFailed, TextPiece
+from swarm.agent.models import checked_headers, make_model, provider_choice, split_model_name
 from swarm.errors import (
     BadRequest,
     ContextExceeded,
@@ -38,8 +41,9 @@ from swarm.errors import (
     UpstreamFailed,
     UpstreamRefused,
 )
-from swarm.providers import THINKING_LEVELS, key_for, provider_at, thinking_fields
+from swarm.providers import PROVIDERS, THINKING_LEVELS, key_for, provider_at, thinking_fields
 from tests.agent.fake_providers.chat import ChatWire
+from tests.agent.fake_providers.google import GoogleWire
 from tests.agent.fake_providers.replies import Called, GoesWrong, Hangs, Refusal, Rubbish, Trouble, Turn
 from tests.agent.fake_providers.server import KEY, fake_provider
 from tests.agent.provider_cases import CASES, PROTOCOLS, Asked, Case, asked, at
@@ -564,6 +568,78 @@ async def test_a_redirect_is_not_followed(case: Case) -> None:
         assert "/stolen" not in reached
     finally:
         await runner.cleanup()
+
+
+async def test_the_internet_is_asked_through_the_proxy_of_the_environment(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only the internet: the fakes on this machine are asked directly, whatever the environment says (above)."""
+    async with asked(case, HELLO) as there:
+        path = there.fake.wire.prefix  # type: ignore[attr-defined]
+        monkeypatch.setenv("HTTP_PROXY", there.fake.base)  # it reads requests for other hosts as a proxy does
+        elsewhere = at(case.provider, "http://provider.example")
+        async with make_model(elsewhere, case.model, KEY) as model:
+            assert (await answered(model)).text == "Hello there."
+        assert there.fake.seen[0].headers["host"] == "provider.example"
+        assert there.fake.seen[0].path.startswith(f"http://provider.example{path}/")
+
+
+async def test_a_project_of_google_cloud_is_asked_at_its_own_address() -> None:
+    """With an access token as `gcloud auth print-access-token` has it, which is no API key."""
+    token = "ya29.a0-token-of-an-account"
+    base = "/v1/projects/my-project/locations/europe-west4"
+    wire = GoogleWire(vertex=True)
+    async with fake_provider(wire, HELLO, key=token, models=("gemini-3-flash",)) as fake:
+        model = make_model(PROVIDERS["vertex"], "gemini-3-flash", token, base_url=fake.base + base)
+        async with model:
+            assert (await answered(model)).text == "Hello there."
+        assert fake.seen[0].path == f"{base}/publishers/google/models/gemini-3-flash:generateContent"
+        assert fake.seen[0].headers["authorization"] == f"Bearer {token}"
+
+
+# For an agent
+
+
+async def test_an_agent_works_with_a_model_of_any_provider(case: Case) -> None:
+    """The product's own loop, its tools and its events, instead of votes the provider's own answers."""
+    replies = (
+        Turn(thinking=("Look.",), calls=(Called("read_file", '{"path": "a.txt"}', "call_1"),)),
+        Turn(text=("It is ", "alpha.")),
+    )
+
+    def read_file(path: str) -> str:
+        """Read a file."""
+        return FILES[path]
+
+    async with asked(case, *replies) as there:
+        choice = provider_choice(there.provider, case.model, environment={case.provider.key_variables[0]: KEY})
+        events: list[AgentEvent] = []
+        made = SwarmAgent(choice, tools=[Tool(read_file, reads_only=True)])
+        ended = await made.run("What is in a.txt?", events.append)
+        assert (ended.reason, ended.output) == ("done", "It is alpha.")
+        assert "".join(event.text for event in events if isinstance(event, TextPiece)) == "It is alpha."
+        there.fake.tell(Refusal(Trouble.WRONG_KEY))
+        with pytest.raises(Unauthorized):
+            await made.run("Once more.", events.append)
+        assert isinstance(events[-2], RunFailed)
+        assert events[-2].kind == "Unauthorized"
+        assert KEY not in str(events)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "model"),
+    [
+        ("groq/llama-3.3-70b", "groq", "llama-3.3-70b"),
+        ("openrouter/anthropic/claude-sonnet-4.5", "openrouter", "anthropic/claude-sonnet-4.5"),
+        ("OpenAI/gpt-5.2", "openai", "gpt-5.2"),
+        ("swarm", None, "swarm"),
+        ("hf:Qwen/Qwen3-8B", None, "hf:Qwen/Qwen3-8B"),
+        ("groq/", None, "groq/"),
+    ],
+)
+def test_a_model_may_be_named_with_its_provider(name: str, row: str | None, model: str) -> None:
+    provider, rest = split_model_name(name)
+    assert (provider and provider.name, rest) == (row, model)
 
 
 async def test_responses_are_not_kept_by_openai() -> None:
