@@ -39,7 +39,6 @@ from swarm.agent.provider_errors import AskedProvider, seconds_until, translated
 from swarm.engines.upstream.address import parse_upstream, proxy_to
 from swarm.errors import SetupError, SwarmError, UpstreamFailed
 from swarm.providers import (
-    PROVIDERS,
     ApiProtocol,
     Provider,
     ThinkingLevel,
@@ -198,13 +197,6 @@ def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
         if not (value.isascii() and value.isprintable()):
             raise SetupError(f"the value of the header {name} must be plain ASCII in one line")
     return {name.lower(): value for name, value in headers.items()}
-
-
-def split_model_name(name: str) -> tuple[Provider | None, str]:
-    """`groq/llama-3.3-70b` as the provider and its model; None for a name without a provider in front."""
-    front, slash, rest = name.partition("/")
-    row = PROVIDERS.get(front.lower()) if slash and rest else None
-    return (None, name) if row is None else (row, rest)
 
 
 def _has_key(headers: Mapping[str, str] | None) -> bool:

@@ -27,7 +27,7 @@ from pydantic_ai.models import Model, ModelRequestParameters
 from swarm.agent import Agent as SwarmAgent
 from swarm.agent import Tool
 from swarm.agent.events import AgentEvent, RunFailed, TextPiece
-from swarm.agent.models import checked_headers, make_model, provider_choice, split_model_name
+from swarm.agent.models import checked_headers, make_model, provider_choice
 from swarm.errors import (
     BadRequest,
     ContextExceeded,
@@ -624,22 +624,6 @@ async def test_an_agent_works_with_a_model_of_any_provider(case: Case) -> None:
         assert isinstance(events[-2], RunFailed)
         assert events[-2].kind == "Unauthorized"
         assert KEY not in str(events)
-
-
-@pytest.mark.parametrize(
-    ("name", "row", "model"),
-    [
-        ("groq/llama-3.3-70b", "groq", "llama-3.3-70b"),
-        ("openrouter/anthropic/claude-sonnet-4.5", "openrouter", "anthropic/claude-sonnet-4.5"),
-        ("OpenAI/gpt-5.2", "openai", "gpt-5.2"),
-        ("swarm", None, "swarm"),
-        ("hf:Qwen/Qwen3-8B", None, "hf:Qwen/Qwen3-8B"),
-        ("groq/", None, "groq/"),
-    ],
-)
-def test_a_model_may_be_named_with_its_provider(name: str, row: str | None, model: str) -> None:
-    provider, rest = split_model_name(name)
-    assert (provider and provider.name, rest) == (row, model)
 
 
 async def test_responses_are_not_kept_by_openai() -> None:
