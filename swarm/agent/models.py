@@ -81,7 +81,7 @@ Http = Callable[[], httpx2.AsyncClient]
 
 
 @dataclass(frozen=True, slots=True)
-class ModelPlace:
+class ModelAddress:
     """Where a model is and how it is asked: everything that `make_model` decides before it loads an SDK."""
 
     provider: Provider
@@ -174,7 +174,7 @@ def place_of(
     *,
     base_url: str | None = None,
     headers: Mapping[str, str] | None = None,
-) -> ModelPlace:
+) -> ModelAddress:
     """Where `model` is asked, and as whom. Raises SetupError."""
     if not model.strip() or not model.isprintable() or len(model) > 256:
         raise SetupError(f"{model[:80]!r} is no name of a model: `swarm providers models {provider.name}` lists them")
@@ -184,7 +184,7 @@ def place_of(
     system = provider.name if protocol == provider.protocol and not provider.adaptive else f"{provider.name}-{protocol}"
     base = base_for(provider, base_url, protocol=protocol)
     usable = None if key is None else checked_key(key, "the key")
-    return ModelPlace(provider, model, protocol, base, system, usable, checked_headers(headers or {}))
+    return ModelAddress(provider, model, protocol, base, system, usable, checked_headers(headers or {}))
 
 
 def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -203,7 +203,7 @@ def _has_key(headers: Mapping[str, str] | None) -> bool:
     return any(name.lower() in ("authorization", "x-api-key", "x-goog-api-key") for name in headers or ())
 
 
-def key_headers(place: ModelPlace) -> dict[str, str]:
+def key_headers(place: ModelAddress) -> dict[str, str]:
     """The headers that carry the key where this protocol has it. Access tokens of Google's accounts are no API keys."""
     if place.key is None:
         return {}
@@ -216,7 +216,7 @@ def key_headers(place: ModelPlace) -> dict[str, str]:
             return {"authorization": f"Bearer {place.key}"}
 
 
-def settings_for(place: ModelPlace, thinking: ThinkingLevel | None, max_output_tokens: int | None) -> ModelSettings:
+def settings_for(place: ModelAddress, thinking: ThinkingLevel | None, max_output_tokens: int | None) -> ModelSettings:
     """The settings of every request: how it is to think, in this protocol's own fields, and no retries by an SDK."""
     settings: dict[str, Any] = {"max_retries": 0}
     if place.protocol == "responses":
@@ -257,7 +257,7 @@ def _anthropic_settings(fields: Mapping[str, Any], max_output_tokens: int | None
     return {**settings, "max_tokens": max_output_tokens}
 
 
-def http_for(place: ModelPlace, environment: Mapping[str, str]) -> Http:
+def http_for(place: ModelAddress, environment: Mapping[str, str]) -> Http:
     """What makes HTTP clients that send to this place alone, and only what is listed in this file.
 
     No redirect is followed. Proxies of the environment are asked for the internet, as everywhere here.
@@ -285,13 +285,13 @@ def http_for(place: ModelPlace, environment: Mapping[str, str]) -> Http:
     return made
 
 
-def _openai_client(place: ModelPlace, http: httpx2.AsyncClient) -> AsyncOpenAI:
+def _openai_client(place: ModelAddress, http: httpx2.AsyncClient) -> AsyncOpenAI:
     from openai import AsyncOpenAI
 
     return AsyncOpenAI(base_url=place.base, api_key=place.key or NO_KEY, max_retries=0, http_client=http)
 
 
-def _chat(place: ModelPlace, http: Http, settings: ModelSettings, profile: ModelProfile) -> Model[Any]:
+def _chat(place: ModelAddress, http: Http, settings: ModelSettings, profile: ModelProfile) -> Model[Any]:
     from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.models.openrouter import OpenRouterModel
     from pydantic_ai.profiles.openai import OpenAIModelProfile
@@ -318,11 +318,11 @@ def _chat(place: ModelPlace, http: Http, settings: ModelSettings, profile: Model
     return chosen(place.model, provider=ChatProvider(), profile=overrides, settings=settings)
 
 
-def _is_openai(place: ModelPlace) -> bool:
+def _is_openai(place: ModelAddress) -> bool:
     return urlsplit(place.base).hostname == "api.openai.com" or place.provider.name.startswith("openai")
 
 
-def _chat_profile(place: ModelPlace) -> Callable[[str], ModelProfile | None] | None:
+def _chat_profile(place: ModelAddress) -> Callable[[str], ModelProfile | None] | None:
     """What pydantic-ai knows of a vendor's models; None for what it knows of any compatible server's."""
     if is_foreign(place.provider, place.base):
         return None
@@ -359,7 +359,7 @@ def _chat_profile(place: ModelPlace) -> Callable[[str], ModelProfile | None] | N
             return None
 
 
-def _responses(place: ModelPlace, http: Http, settings: ModelSettings, profile: ModelProfile) -> Model[Any]:
+def _responses(place: ModelAddress, http: Http, settings: ModelSettings, profile: ModelProfile) -> Model[Any]:
     from pydantic_ai.models.openai import OpenAIResponsesModel
     from pydantic_ai.providers.openai import OpenAIProvider
 
@@ -384,7 +384,7 @@ def _responses(place: ModelPlace, http: Http, settings: ModelSettings, profile: 
     return OpenAIResponsesModel(place.model, provider=ResponsesProvider(), profile=profile, settings=settings)
 
 
-def _anthropic(place: ModelPlace, http: Http, settings: ModelSettings, profile: ModelProfile) -> Model[Any]:
+def _anthropic(place: ModelAddress, http: Http, settings: ModelSettings, profile: ModelProfile) -> Model[Any]:
     from anthropic import AsyncAnthropic
     from pydantic_ai.models.anthropic import AnthropicModel
     from pydantic_ai.providers.anthropic import AnthropicProvider
@@ -411,7 +411,7 @@ def _anthropic(place: ModelPlace, http: Http, settings: ModelSettings, profile: 
     return AnthropicModel(place.model, provider=MessagesProvider(), profile=profile, settings=settings)
 
 
-def _google(place: ModelPlace, http: Http, settings: ModelSettings, profile: ModelProfile) -> Model[Any]:
+def _google(place: ModelAddress, http: Http, settings: ModelSettings, profile: ModelProfile) -> Model[Any]:
     from google.genai.client import Client
     from google.genai.types import HttpOptions, ResourceScope
     from pydantic_ai.models.google import GoogleModel
@@ -454,7 +454,7 @@ class ProviderModel(WrapperModel):
     def __init__(
         self,
         made: Model[Any],
-        place: ModelPlace,
+        place: ModelAddress,
         asked: AskedProvider,
         sees_images: bool,
         known: Callable[[], Collection[str]],
