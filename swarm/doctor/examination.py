@@ -23,6 +23,9 @@ from swarm.node.discovery import chosen_addresses
 from swarm.node.engines import NodeEngines
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
+from swarm.node.tools import read_tool_plan
+from swarm.tools.plan import AUTO, parse_sandbox
+from swarm.tools.sandboxed_process import find_sandbox
 
 LOOPBACK = ("127.0.0.1", "::1")
 
@@ -34,13 +37,14 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def examine_machine(settings: Settings) -> Iterator[Finding]:
-    """What a node needs of its machine: engine, models, memory, disk, keys, packages."""
+    """What a node needs of its machine: engine, models, memory, disk, a sandbox, keys, packages."""
     yield machine_checks.check_engine(machine_probes.probe_engine())
     yield machine_checks.check_models(*machine_probes.probe_models(settings.own_models_dir))
     snapshot = probe_hardware()
     yield machine_checks.check_memory(snapshot.memory)
     yield from _engines(settings, snapshot)
     yield machine_checks.check_disk(machine_probes.probe_data_folder(settings.data_path))
+    yield from _tools(settings)
     key_files = ((settings.api_key_file, "--api-key-file"), (settings.admin_key_file, "--admin-key-file"))
     yield machine_checks.check_keys(machine_probes.probe_keys(settings.data_path, key_files))
     yield machine_checks.check_requirements(
@@ -59,6 +63,18 @@ def _engines(settings: Settings, snapshot: HardwareSnapshot) -> Iterator[Finding
     if gpu is not None:
         yield gpu
     yield from machine_checks.check_engine_problems(engines.problems())
+
+
+def _tools(settings: Settings) -> Iterator[Finding]:
+    """Whether commands can run in a sandbox, as agents and tool hosts have them run, and what is wrong with --tools."""
+    plan = None
+    try:
+        plan = read_tool_plan(settings)
+    except SetupError as error:
+        yield fail("tools", str(error), "correct it: a node does not start with it")
+    choice = AUTO if settings.tools_sandbox is None else parse_sandbox(settings.tools_sandbox)
+    found = find_sandbox(choice, unsandboxed=settings.tools_unsandboxed)
+    yield machine_checks.check_sandbox(found, plan is not None and "bash" in plan.names)
 
 
 def examine_network(settings: Settings) -> Iterator[Finding]:

@@ -9,6 +9,8 @@ from hardware.snapshot import HardwareSnapshot, Memory
 from hardware.snapshot_text import unused_gpu
 from swarm.doctor.finding import Finding, fail, ok, troubled, unknown, warn
 from swarm.gateway.observing.findings import disk_trouble, gib, gpu_trouble, memory_trouble
+from swarm.tools.sandbox import Sandbox
+from swarm.tools.sandboxed_process import NoSandbox
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,21 @@ def check_disk(folder: DataFolder) -> Finding:
         return unknown("disk", f"{folder.path}: this system does not say how much space is free")
     trouble = disk_trouble(folder.path, folder.free_bytes)
     return ok("disk", f"{folder.path}: {gib(folder.free_bytes)} free") if trouble is None else troubled("disk", trouble)
+
+
+def check_sandbox(found: Sandbox | NoSandbox, asked: bool) -> Finding:
+    """`found` is what a command was tried in; `asked`: this node is to run `bash`, which it does not start without."""
+    if isinstance(found, NoSandbox):
+        if asked:
+            return fail("sandbox", f"a node with `bash` among its tools does not start: {found.reason}", found.remedy)
+        return unknown("sandbox", f"commands of an agent or a tool host cannot run: {found.reason}", found.remedy)
+    if found.kind == "none":
+        return warn(
+            "sandbox",
+            "none (--tools-unsandboxed): whoever calls `bash` may do what this user may",
+            "leave the option out",
+        )
+    return ok("sandbox", f"a command ran in {found.title}: agents and tool hosts have `bash`")
 
 
 def check_keys(files: Sequence[SecretFile]) -> Finding:

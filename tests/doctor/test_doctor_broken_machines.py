@@ -20,8 +20,11 @@ from swarm.doctor.finding import Finding, Level
 from swarm.node.settings import Settings, make_settings
 from swarm.registry import embedded
 from swarm.registry.embedded import embedded_model_path
+from swarm.tools.sandboxed_process import NoSandbox
 
 HOUR_S = 3600
+CHECKS = ["engine", "models", "memory", "disk", "sandbox", "keys", "versions"]
+NO_BWRAP = NoSandbox("bwrap is not installed", "install the package bubblewrap")
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def failed(findings: Iterable[Finding]) -> dict[str, str]:
 def test_a_healthy_machine_fails_nothing(settings: Settings) -> None:
     findings = list(examine_machine(settings))
     assert failed(findings) == {}
-    assert [finding.check for finding in findings] == ["engine", "models", "memory", "disk", "keys", "versions"]
+    assert [finding.check for finding in findings] == CHECKS
     assert not settings.data_path.exists(), "looking changes nothing"
 
 
@@ -59,6 +62,22 @@ def test_several_things_broken_at_once_are_all_named(
     assert "damaged" in found["engine"]
     assert "qwen.gguf" in found["models"]
     assert IDENTITY_FILE in found["keys"]
+
+
+def test_a_machine_without_a_sandbox_fails_where_its_node_is_to_run_commands(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "project"
+    root.mkdir()
+    monkeypatch.setattr("swarm.doctor.examination.find_sandbox", lambda *_, **__: NO_BWRAP)
+    assert failed(examine_machine(settings)) == {}
+    assert failed(examine_machine(replace(settings, tools=("read",), tools_root=root))) == {}
+    found = failed(examine_machine(replace(settings, tools=("read", "bash"), tools_root=root)))
+    assert "bwrap is not installed" in found["sandbox"]
+
+
+def test_tools_that_cannot_be_are_named(settings: Settings) -> None:
+    assert "needs --tools-root DIR" in failed(examine_machine(replace(settings, tools=("read",))))["tools"]
 
 
 def test_a_key_that_others_can_read_is_named(settings: Settings) -> None:

@@ -23,6 +23,7 @@ from swarm.doctor.machine_checks import (
     check_memory,
     check_models,
     check_requirements,
+    check_sandbox,
 )
 from swarm.doctor.network_checks import (
     PeerFacts,
@@ -35,6 +36,8 @@ from swarm.doctor.network_checks import (
     check_peer_versions,
     check_port,
 )
+from swarm.tools.sandbox import Sandbox
+from swarm.tools.sandboxed_process import NoSandbox
 
 
 def on(name: str, *ips: str) -> AnnouncedAddresses:
@@ -67,6 +70,7 @@ def test_a_gpu_that_is_not_used_is_said(snapshot: HardwareSnapshot, used: bool, 
 
 PEER = PeerFacts("10.0.0.2:17615", "study", version="1.0", clock_ahead_s=0.3, sees_us=True)
 
+NO_BWRAP = NoSandbox("bwrap is not installed", "install the package bubblewrap")
 HEALTHY = [
     check_engine(EngineFacts("xllamacpp", 4, 0.7)),
     check_models({}, 2),
@@ -74,6 +78,8 @@ HEALTHY = [
     check_disk(DataFolder("/data", 90 * GIB_BYTES)),
     check_keys([]),
     check_keys([SecretFile("/data/node.json")]),
+    check_sandbox(Sandbox("bwrap"), True),
+    check_sandbox(Sandbox("docker", image="debian:stable"), False),
     check_requirements("1.0", "3.12.1", []),
     check_port(17615, "free"),
     check_port(17615, "node", "the node kitchen runs here"),
@@ -94,6 +100,7 @@ BROKEN = [
     (check_disk(DataFolder("/data", None, "cannot be written to")), "--data-dir"),
     (check_keys([SecretFile("/data/node.json", "/data/node.json holds no id")]), "repair or remove /data/node.json"),
     (check_keys([SecretFile("/data/node.json", exposed=True)]), "chmod 600 /data/node.json"),
+    (check_sandbox(NO_BWRAP, True), "install the package bubblewrap"),
     (check_requirements("1.0", "3.12.1", ["aiohttp 3.9 is older than 3.14"]), "--upgrade"),
     (check_port(17615, "other"), "swarm --port 17617"),
     (check_port(17616, "other"), "swarm --port 17618"),
@@ -114,6 +121,8 @@ BROKEN = [
 ]
 
 DOUBTFUL = [
+    check_sandbox(NO_BWRAP, False),
+    check_sandbox(Sandbox("none"), True),
     check_memory(Memory(free_bytes=GIB_BYTES)),
     check_memory(Memory()),
     check_disk(DataFolder("/data", GIB_BYTES)),
