@@ -26,6 +26,7 @@ MAX_TOOLS = 256  # OpenAI's limit is 128
 MAX_CHOICES_OF_TEXT = 1000  # as many values as a schema may list
 MAX_TOP_LOGPROBS = 20  # OpenAI's limit
 REMARK = "x-swarm-remark"  # in a property's schema: what it says is in each voter's own words, and decides nothing
+SHELL_TOOLS = frozenset({"bash", "shell"})  # coding agents' own: `description` says in free words what a command is for
 # Below it llama.cpp divides logits until they are no numbers, and then takes the vocabulary's last token, always, even
 # against a grammar, which ends its process.
 MIN_TEMPERATURE = 1e-4
@@ -143,6 +144,7 @@ class GenerationRequest(Frozen):
     `original` is the client's own body where that was OpenAI's form: an upstream gets it with every field that this
     node does not know. It goes to no engine and no peer. Nor does `foreign`, the name of a field by which the client
     wants the answer constrained, and that only an upstream may know.
+    `repair` is what the request says of calls that are not quite JSON; None leaves it to where they come from.
     Of several answers drawn at once the first has `first_temperature`, where that is set. No client and no peer says
     so: it is how a ballot draws the voters of one engine, where its `capabilities` say that it can.
     """
@@ -172,6 +174,7 @@ class GenerationRequest(Frozen):
     thinking: bool | None = None
     original: Annotated[bytes | None, Field(exclude=True, repr=False)] = None
     foreign: Annotated[str | None, Field(exclude=True, repr=False)] = None
+    repair: Annotated[RepairRule | None, Field(exclude=True)] = None
     first_temperature: Annotated[float | None, Field(exclude=True)] = None
 
     @property
@@ -189,7 +192,8 @@ class Candidate(Frozen):
     `mean_logprob` is the mean log-probability of the generated tokens where the engine reports it, `confidence`
     the lowest mean of some in a row (`engines/assembly.py`); `stop_sequence` the one of the request's that ended the
     answer, where the engine says which. `node_id` is of the node that was asked, `temperature` what it was asked to be
-    drawn at (None: the engine's own): both are written in by whoever asked, and never travel.
+    drawn at (None: the engine's own), `repaired` what was put right of its calls: all three are written in by whoever
+    asked, and never travel.
     """
 
     voter: str
@@ -206,6 +210,7 @@ class Candidate(Frozen):
     mean_logprob: float | None = None
     confidence: float | None = None
     temperature: Annotated[float | None, Field(exclude=True)] = None
+    repaired: Annotated[tuple[str, ...], Field(exclude=True)] = ()
     logprobs: JsonValue = None
     error: str | None = None
 
@@ -248,12 +253,14 @@ class Finish:
     """The answer number `choice` is complete; exactly one per choice. `usage` counts this choice alone.
 
     `stop_sequence`: which of the request's own ended it; None for another end, and where the engine does not say.
+    `repaired`: what was put right of its calls, in words (see `repaired_calls.py`).
     """
 
     choice: int
     reason: FinishReason
     usage: Usage
     stop_sequence: str | None = None
+    repaired: tuple[str, ...] = ()
 
 
 GenerationEvent = Delta | Finish

@@ -18,7 +18,7 @@ from swarm.consensus.answers import AbstainReason, Flaw
 from swarm.consensus.code_answer import fenced_blocks, is_one_block
 from swarm.consensus.schema import MAX_JSON_CHARS, canonical_json, coerced, parse_json, what_counts
 from swarm.engines.schema_check import Violation, violations
-from swarm.generation import Candidate, GenerationRequest, JsonObject, ResponseFormat, ToolCall, ToolSpec
+from swarm.generation import SHELL_TOOLS, Candidate, GenerationRequest, JsonObject, ResponseFormat, ToolCall, ToolSpec
 
 MAX_COMPARED_LEAVES = 256  # of each answer, in pointer order; every pair of answers is compared
 LONG_STRING_CHARS = 20  # shorter strings are names and labels: they agree exactly or not at all
@@ -29,7 +29,6 @@ _JSON_TAGS = ("json", "jsonc", "json5", "")
 _DIGITS = re.compile(r"\d+")
 
 MAX_CALLS = 64  # in one answer; agents make a handful
-SHELL_TOOLS = frozenset({"bash", "shell"})  # coding agents' own: `description` says in free words what a command is for
 _Call = tuple[str, str]  # the tool's name and its arguments in canonical form
 
 

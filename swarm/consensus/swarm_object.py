@@ -73,6 +73,8 @@ def _shown(summary: CandidateSummary) -> JsonObject:
     }
     if summary.temperature is not None:
         shown["temperature"] = summary.temperature
+    if summary.repaired:
+        shown["repaired"] = list(summary.repaired)
     if summary.abstained is not None:
         shown["abstained"] = summary.abstained
     return shown

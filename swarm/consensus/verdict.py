@@ -44,7 +44,7 @@ _BEST_EFFORT = (
 class CandidateSummary:
     """One candidate's part in the vote. `group` counts from the winner's, 0; None where it `abstained` for a reason.
 
-    `temperature` is None where its engine's own was left to it.
+    `temperature` is None where its engine's own was left to it. `repaired`: what was put right of its calls.
     """
 
     voter: str
@@ -55,6 +55,7 @@ class CandidateSummary:
     elapsed_ms: int
     abstained: str | None = None
     temperature: float | None = None
+    repaired: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +310,7 @@ def _summary(
         elapsed_ms=candidate.elapsed_ms,
         temperature=candidate.temperature,
         abstained=abstained,
+        repaired=candidate.repaired,
     )
 
 

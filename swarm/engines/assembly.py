@@ -52,10 +52,12 @@ class AnswerBuilder:
     reason: FinishReason | None = None
     stop_sequence: str | None = None
     usage: Usage = field(default_factory=Usage)
+    repaired: tuple[str, ...] = ()
 
     def add(self, event: Delta | Finish) -> None:
         if isinstance(event, Finish):
             self.reason, self.stop_sequence, self.usage = event.reason, event.stop_sequence, event.usage
+            self.repaired = event.repaired
             return
         if event.text:
             self._text.append(event.text)
@@ -90,6 +92,7 @@ class AnswerBuilder:
             stop_sequence=self.stop_sequence,
             usage=self.usage,
             elapsed_ms=elapsed_ms,
+            repaired=self.repaired,
             mean_logprob=mean_of(drawn),
             confidence=lowest_window(drawn),
             logprobs=logprobs,

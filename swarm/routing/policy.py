@@ -39,7 +39,7 @@ from swarm.consensus.question import Question
 from swarm.consensus.waves import SamplingChange, Voter
 from swarm.consensus.weights import MAX_RATIO, VoterSource, VoterWeights, ballot_weights, log_odds
 from swarm.errors import BadRequest
-from swarm.generation import GenerationRequest
+from swarm.generation import GenerationRequest, RepairRule
 from swarm.registry.weights_file import Measured, Weights, content_keys
 from swarm.routing.preference import (
     by_our_measure,
@@ -80,6 +80,7 @@ class VoteOptions:
     progress: bool = False  # whether a stream also says how the vote stands
     on_loading: OnLoading = OnLoading.WAIT
     node: str | None = None  # the only one that may be asked, by its name or id
+    repair: RepairRule | None = None  # of calls that are not quite JSON; None: as is usual where they come from
 
     @property
     def explicit(self) -> bool:
@@ -95,6 +96,7 @@ class VoteOptions:
             upstream=self.upstream,
             on_loading=self.on_loading,
             node=self.node,
+            repair=self.repair,
         )
 
     @property

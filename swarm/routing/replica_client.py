@@ -17,6 +17,7 @@ from typing import TypeVar
 from federation.client import PeerClient
 from swarm.engines.assembly import AnswerBuilder, drawn_as
 from swarm.engines.engine import UNKNOWN_TOKEN_BYTES, Capabilities, refuse_too_long
+from swarm.engines.upstream.repaired_calls import repaired_candidate, with_repaired_calls
 from swarm.errors import ContextExceeded, PeerFailed, UpstreamFailed
 from swarm.generation import (
     GAVE_WAY,
@@ -25,6 +26,7 @@ from swarm.generation import (
     EventStream,
     Finish,
     GenerationRequest,
+    RepairRule,
     ToolCallDelta,
     has_images,
     prompt_chars,
@@ -116,7 +118,9 @@ class ReplicaClient:
                         self.pills.answered(content)
                     sent_bytes = 0 if replica.local else candidate.size_bytes
                     usage = self._router.believed(replica, candidate.usage, sent_bytes)
-                    yield candidate if usage is candidate.usage else candidate.model_copy(update={"usage": usage})
+                    if usage is not candidate.usage:
+                        candidate = candidate.model_copy(update={"usage": usage})
+                    yield repaired_candidate(candidate, request, self._repair(replica, request))
 
     async def _own_candidates(
         self,
@@ -152,12 +156,20 @@ class ReplicaClient:
         """
         request = shown_to(replica.capabilities, request.model_copy(update={"model": replica.model_there}))
         if replica.local:
-            return self._local_events(replica, request, choices, deadline, on_served, elsewhere, for_peer)
-        on_served(Served(replica.node, replica))
-        refuse_to_send(replica, request)
-        if choices > 1:
-            return self._peer_choices(replica, request, choices, deadline)
-        return self._peer_events(replica, request, deadline)
+            events = self._local_events(replica, request, choices, deadline, on_served, elsewhere, for_peer)
+        else:
+            on_served(Served(replica.node, replica))
+            refuse_to_send(replica, request)
+            choosing = self._peer_choices(replica, request, choices, deadline) if choices > 1 else None
+            events = choosing or self._peer_events(replica, request, deadline)
+        rule = self._repair(replica, request)
+        return with_repaired_calls(events, request) if rule != "off" and request.tools else events
+
+    def _repair(self, replica: Replica, request: GenerationRequest) -> RepairRule:
+        """What becomes of calls that are not quite JSON: as the request says, else safe at upstreams and off here."""
+        if request.repair is not None:
+            return request.repair
+        return self._upstreams.of(replica).plan.repair if replica.upstream else "off"
 
     async def utility(self, replica: Replica, call: UtilityCall[A], deadline: float, for_peer: bool = False) -> A:
         """The answer to a call that generates nothing. `for_peer`: another node asked."""
@@ -413,7 +425,8 @@ async def finished_events(candidate: Candidate, choice: int) -> AsyncGenerator[D
     for index, call in enumerate(candidate.tool_calls):
         logprobs = None if candidate.text or index else candidate.logprobs  # once
         yield Delta(choice, tool_calls=(ToolCallDelta(index, call.id, call.name, call.arguments),), logprobs=logprobs)
-    yield Finish(choice, candidate.finish_reason or "stop", candidate.usage, candidate.stop_sequence)
+    reason = candidate.finish_reason or "stop"
+    yield Finish(choice, reason, candidate.usage, candidate.stop_sequence, candidate.repaired)
 
 
 async def held_back(events: EventStream) -> EventStream:

@@ -209,7 +209,7 @@ def test_what_the_engine_is_told_is_part_of_it(other: dict[str, Any]) -> None:
 
 def test_every_field_of_a_request_is_in_one_of_the_two_tables() -> None:
     """A new field is in the hash unless somebody decides otherwise: then it belongs into VARIED, and above."""
-    varied = {"model", "seed", "temperature", "first_temperature", "original", "foreign"}
+    varied = {"model", "seed", "temperature", "first_temperature", "original", "foreign", "repair"}
     hashed = {
         "messages", "prompt", "suffix", "input_extra", "max_tokens", "top_p", "top_k", "min_p", "presence_penalty",
         "frequency_penalty", "repeat_penalty", "logit_bias", "stop", "tools", "tool_choice", "parallel_tool_calls",

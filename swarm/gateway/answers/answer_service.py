@@ -136,6 +136,8 @@ class AnswerService:
     def _planned(self, http: web.Request, asked: AnswerRequest) -> RequestContext:
         options = replace(asked.options, upstream=may_leave(http, asked.options))
         request = asked.request if asked.local_only else self._names.sampled(asked.request)
+        if options.repair is not None:
+            request = request.model_copy(update={"repair": options.repair})
         asked = replace(asked, request=request, options=options)
         with self._condition.finding_a_model(self._dispatcher.node, asked.local_only):
             plan = self._dispatcher.plan(asked.request, asked.options, asked.choices, asked.local_only)

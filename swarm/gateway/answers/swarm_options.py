@@ -23,6 +23,7 @@ from swarm.consensus.cascade import LEAST_VOTES
 from swarm.consensus.options import MAX_AHEAD, MAX_VOTES, Ahead, NoQuorum, OnLoading, StopRule, Strategy, StreamMode
 from swarm.errors import BadRequest
 from swarm.gateway.http.bodies import Part
+from swarm.generation import RepairRule
 from swarm.routing.policy import VoteOptions
 
 MAX_NODE_CHARS = 128  # names have up to 64, and as much again where two nodes share one; ids 52
@@ -158,6 +159,13 @@ class SwarmOptions(KnownFields):
             "says when to come back; the load begins all the same"
         ),
     ] = OnLoading.WAIT
+    repair: Annotated[
+        RepairRule | None,
+        Field(
+            description="safe: tool calls that are not quite JSON are put right where nothing can be lost or guessed. "
+            "off: they are given as they come. Left out: safe for what upstreams answer, else off"
+        ),
+    ] = None
 
     @field_validator("votes")
     @classmethod
@@ -243,6 +251,7 @@ class SwarmOptions(KnownFields):
             progress=self.progress,
             on_loading=self.on_loading,
             node=self.node,
+            repair=self.repair,
         )
 
 

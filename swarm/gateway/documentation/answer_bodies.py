@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, Field, JsonValue, RootModel
 
 from federation.advertisement import Capabilities
+from swarm.engines.upstream.repaired_calls import Repair
 from swarm.gateway.observing.view import ComputationEntry, LoadEntry
 from swarm.generation import FinishReason
 from swarm.routing.policy import WhyOnce
@@ -29,6 +30,9 @@ class SwarmCandidate(BaseModel):
     ms: Annotated[int, Field(description="Milliseconds from the question to its whole answer")]
     temperature: Annotated[
         float | None, Field(description="What it answered at: 0 is greedy; left out: its engine's own")
+    ] = None
+    repaired: Annotated[
+        list[Repair] | None, Field(description="What was put right of its calls; left out: nothing")
     ] = None
     abstained: Annotated[str | None, Field(description="Why its answer does not count")] = None
 
