@@ -127,7 +127,8 @@ class Agent:
     ) -> AsyncGenerator[Session]:
         """A conversation that goes on from `messages`. Leaving it aborts what runs, and ends what tools have started.
 
-        `keep` gets each message as it joins. Raises SetupError where pydantic-ai is not installed.
+        `keep` gets each message as it joins. Raises SetupError where pydantic-ai is not installed, and what a host
+        raises that cannot be entered.
         """
         await asyncio.to_thread(require_pydantic_ai)  # the first time it takes seconds
         async with AsyncExitStack() as stack:

@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, Final
 from pydantic import JsonValue
 
 from swarm.agent.agent import Agent, require_pydantic_ai
-from swarm.agent.approval import ApprovalAnswer, Approved, Refused, UndecidedAnswer
+from swarm.agent.approval import ApprovalAnswer, Approved, Refused, UndecidedAnswer, unknown_grants
 from swarm.agent.events import EndReason, RunEnded, StepVoted, When
 from swarm.agent.session import DEFAULT_TURNS, Session, refuse_all, stop_undecided
-from swarm.agent.sessions_on_disk import SessionFile, SessionFiles, list_lines
+from swarm.agent.sessions_on_disk import SessionFile, SessionFiles, StoredSession, list_lines
 from swarm.commands.agent_lines import approval_question, read_approval, read_edited, read_undecided, undecided_question
 from swarm.commands.agent_screen import AgentScreen, JsonLines
 from swarm.commands.node_client import NodeApi
 from swarm.commands.output import complain, interrupted, is_terminal, read_standard_input, say, say_line
 from swarm.errors import SetupError, SwarmError
-from swarm.tools.plan import parse_tools, plan_tools
+from swarm.tools.local_host import LocalToolHost
+from swarm.tools.plan import TOOL_NAMES, parse_tools, plan_tools
+from swarm.tools.sandboxed_process import NoSandbox
 from swarm.tools.tool import ToolDefinition, ToolHost
 
 if TYPE_CHECKING:
@@ -82,37 +84,41 @@ def agent(api: NodeApi, words: Sequence[str], options: AgentOptions, folder: Pat
 
     The exit code: 0 done, 1 failed or aborted, 3 a step was not decided.
     """
-    require_pydantic_ai()
     prompt = read_standard_input(MOST_PROMPT_CHARS) if list(words) == [STDIN] else " ".join(words)
     if words and not prompt.strip():
         raise SetupError('nothing is asked: swarm agent "what is to be done", or `-` to read it from standard input')
     if not words and not is_terminal(sys.stdin):
         raise SetupError('say what is to be done: swarm agent "…", or `-` to read it from standard input')
-    return asyncio.run(_Run(api, options, folder).whole(prompt.strip()))
+    files = SessionFiles(folder)
+    resumed = None if options.resume is None else files.resume(options.resume)
+    root = options.root or Path.cwd()
+    host = make_host(api, options, root)
+    require_pydantic_ai()
+    return asyncio.run(_Run(api, options, files, root, resumed).whole(prompt.strip(), host))
 
 
 class _Run:
     """One run of the command: the session, the terminal, and what is typed."""
 
-    def __init__(self, api: NodeApi, options: AgentOptions, folder: Path) -> None:
-        self._api, self._options = api, options
-        self._files = SessionFiles(folder)
+    def __init__(
+        self,
+        api: NodeApi,
+        options: AgentOptions,
+        files: SessionFiles,
+        root: Path,
+        resumed: tuple[SessionFile, StoredSession] | None,
+    ) -> None:
+        self._api, self._options, self._root = api, options, root
+        self._files = files
         self._typed = TypedLines() if is_terminal(sys.stdin) and not options.json else None
         self._screen = JsonLines() if options.json else AgentScreen()
         self._session: Session | None = None
-        self._kept: SessionFile | None = None
+        self._kept, self._stored = resumed or (None, None)
         self._main: asyncio.Task[int] | None = None
 
-    async def whole(self, prompt: str) -> int:
+    async def whole(self, prompt: str, host: ToolHost) -> int:
+        """The exit code, when all is done."""
         options = self._options
-        messages: list[ModelMessage] = []
-        if options.resume is not None:
-            self._kept, stored = self._files.resume(options.resume)
-            from swarm.agent.turns import read
-
-            messages = read(stored.messages)
-        root = options.root or Path.cwd()
-        host = make_host(self._api, options, root)
         made = Agent(
             options.model,
             url=self._api.url,
@@ -130,12 +136,12 @@ class _Run:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGINT, self._interrupted)
         try:
-            async with made.session(
-                None if self._kept is None else self._kept.head.id, messages, self._keep
-            ) as session:
+            name = None if self._kept is None else self._kept.head.id
+            async with made.session(name, self._resumed(), self._keep) as session:
                 self._session = session
                 session.subscribe(self._screen.tell)
-                return await self._talk(session, prompt, root)
+                self._look_at_tools(host)
+                return await self._talk(session, prompt)
         except asyncio.CancelledError:
             return FAILED
         finally:
@@ -143,7 +149,25 @@ class _Run:
             if self._typed is not None:
                 self._typed.close()
 
-    async def _talk(self, session: Session, prompt: str, root: Path) -> int:
+    def _resumed(self) -> list[ModelMessage]:
+        if self._stored is None:
+            return []
+        from swarm.agent.turns import read
+
+        try:
+            return read(self._stored.messages)
+        except ValueError as error:
+            raise SetupError(f"the session {self._stored.path} cannot be read: {error}") from error
+
+    def _look_at_tools(self, host: ToolHost) -> None:
+        """Say which of the tools that were asked for there are not, and why; refuse a slip in `--yes`."""
+        names = [tool.name for tool in host.tools()]
+        if unknown := unknown_grants(self._options.grants, [*names, *TOOL_NAMES]):
+            raise SetupError(f"--yes names {unknown[0]!r}, and there is no such tool: there are {', '.join(names)}")
+        if isinstance(host, LocalToolHost) and isinstance(host.sandbox, NoSandbox):
+            complain(f"swarm: without bash: {host.sandbox}")
+
+    async def _talk(self, session: Session, prompt: str) -> int:
         conversation = not prompt
         if conversation:
             say(FIRST_LINE)
@@ -155,7 +179,7 @@ class _Run:
                 prompt = line.strip().removeprefix(FOLLOWS).strip()
                 continue
             if self._kept is None:
-                self._kept = self._files.begin(self._options.model, prompt, root)
+                self._kept = self._files.begin(self._options.model, prompt, self._root)
                 session.name = self._kept.head.id
             code, reason = await self._run_once(session, prompt)
             if self._typed is None or (not conversation and reason != "aborted"):
@@ -282,8 +306,8 @@ class TypedLines:
     def _take(self, line: str | None) -> None:
         if self.takes is not None and line is not None:
             self.takes(line)
-        elif self.takes is None:
-            self._lines.put_nowait(line)
+        else:
+            self._lines.put_nowait(line)  # an end that is typed early ends what is asked next
 
 
 def make_host(api: NodeApi, options: AgentOptions, root: Path) -> ToolHost:
@@ -294,6 +318,5 @@ def make_host(api: NodeApi, options: AgentOptions, root: Path) -> ToolHost:
         # The key is for the node that is asked: another one must not be sent it.
         return RemoteToolHost(options.host, api.api_key if options.host == api.url else None)
     from swarm.node.settings import default_data_dir
-    from swarm.tools.local_host import LocalToolHost
 
     return LocalToolHost(plan_tools(parse_tools(options.tools), root, home=Path.home(), data_dir=default_data_dir()))
