@@ -233,7 +233,7 @@ def make_app(
     app[pulls.SHELF] = shelf
     app[pulls.PULLS] = own_pulls = pulls.Pulls(board)
     app.on_cleanup.append(lambda _: own_pulls.aclose())
-    app[TOOLS] = ToolService(tool_host)
+    app[TOOLS] = ToolService(tool_host, metrics)
     app[STARTED_AT] = int(time.time())
     of_nodes, of_page = (peers, model_files, management), (page, rights, page_models, pulls, events)
     for room in (openai, responses, anthropic, llama, tools, observing, pages, *of_nodes, *of_page):

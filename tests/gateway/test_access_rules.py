@@ -235,6 +235,52 @@ def test_who_may_manage(rules: AccessRules, here: bool, keys: list[str], code: i
     assert not [key for key in keys if key in str(caught.value)]
 
 
+TOOL_ROUTES = [("GET", "/v1/tools"), ("POST", "/v1/tools/execute"), ("POST", "/mcp"), ("POST", "/tools/execute")]
+
+
+@pytest.mark.parametrize(("method", "path"), TOOL_ROUTES)
+@pytest.mark.parametrize(
+    ("rules", "here", "keys", "code"),
+    [
+        # on this machine
+        (AccessRules(), True, [], None),
+        (ADMIN, True, [], None),
+        (RULES, True, ["first"], None),
+        (RULES, True, [], 401),
+        (RULES, True, ["wrong"], 401),
+        # from elsewhere: a key that clients need, and never without
+        (AccessRules(), False, [], 403),
+        (AccessRules(), False, ["whatever"], 403),
+        (ADMIN, False, ["admin"], 403),
+        (RULES, False, ["first"], None),
+        (RULES, False, [], 401),
+        (LOCKED_ADMIN, False, ["admin"], None),
+    ],
+)
+def test_who_may_have_tools_executed(
+    method: str, path: str, rules: AccessRules, here: bool, keys: list[str], code: int | None
+) -> None:
+    caller = Caller(method, path, keys=keys, from_loopback=here)
+    if code is None:
+        check_caller(rules, caller)
+        return
+    with pytest.raises(Unauthorized if code == 401 else Forbidden):
+        check_caller(rules, caller)
+
+
+@pytest.mark.parametrize("rules", [AccessRules(), ADMIN, RULES, LOCKED_ADMIN])
+def test_neither_nodes_nor_pages_of_other_origins_have_tools_executed(rules: AccessRules) -> None:
+    for method, path in TOOL_ROUTES:
+        with pytest.raises(Forbidden, match="no node has another's tools executed"):
+            check_caller(rules, Caller(method, path, keys=["first"], from_loopback=True, is_node=True))
+        for origin in ("http://localhost:3000", "app://obsidian.md", "http://evil.example", "null"):
+            with pytest.raises(Forbidden, match="none but its own may use its tools"):
+                check_origin(rules, Caller(method, path, ["localhost:17615"], [origin], from_loopback=True))
+        for mode in ("navigate", "no-cors", "cors"):
+            with pytest.raises(Forbidden):
+                check_origin(rules, Caller(method, path, fetch_site="cross-site", fetch_mode=mode, from_loopback=True))
+
+
 @pytest.mark.parametrize("rules", [AccessRules(), ADMIN, LOCKED_ADMIN])
 def test_no_node_manages_another_whatever_key_it_has(rules: AccessRules) -> None:
     with pytest.raises(Forbidden, match="no node manages another"):

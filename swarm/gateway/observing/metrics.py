@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from typing import Literal
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -20,6 +21,7 @@ from swarm.generation import Candidate
 from swarm.workers.life import GIVEN, MENDED, LifeEvent
 from swarm.workers.slots import Refusal
 
+ToolOutcome = Literal["ok", "failed", "timed_out", "refused", "unavailable", "cut"]
 AGREEMENT_BUCKETS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 LAG_LOOK_S = 0.5
@@ -107,6 +109,12 @@ class Metrics:
             ["cause"],
             registry=self.registry,
         )
+        self._tool_calls = Counter(
+            "swarm_tool_calls",
+            "Calls of this node's tools, by how they ended: ok, failed, timed_out, refused, unavailable or cut",
+            ["tool", "outcome"],
+            registry=self.registry,
+        )
         self._lag = Histogram(
             "swarm_event_loop_lag_seconds",
             "How late the event loop came to a timer, twice a second",
@@ -158,6 +166,10 @@ class Metrics:
     def refused(self, why: Refusal) -> None:
         """A request was turned away: its queue or the node was full, or it would have waited beyond its deadline."""
         self._refused.labels(why).inc()
+
+    def tool_called(self, tool: str, outcome: ToolOutcome) -> None:
+        """A call of one of this node's tools ended. `tool` is the name of one that there is, or "unknown"."""
+        self._tool_calls.labels(tool, outcome).inc()
 
     def failed_over(self) -> None:
         """A request that one replica failed was asked of the next."""

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from swarm.errors import BadRequest, SwarmError, ToolsOff
 from swarm.gateway.http.access_middleware import KEY_HOLDER, caller_of
+from swarm.gateway.observing.metrics import Metrics, ToolOutcome
 from swarm.tools.tool import ToolDefinition, ToolHost, ToolResult
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,9 @@ class CallCancelled(Exception):
 class ToolService:
     """Executes calls on `host`; None: this node runs no tools. For the event loop's thread."""
 
-    def __init__(self, host: ToolHost | None = None) -> None:
+    def __init__(self, host: ToolHost | None, metrics: Metrics) -> None:
         self._host = host
+        self._metrics = metrics
         self._running: defaultdict[CallName, list[asyncio.Timeout]] = defaultdict(list)
 
     def tools(self) -> tuple[ToolDefinition, ...]:
@@ -43,20 +45,28 @@ class ToolService:
     ) -> ToolResult:
         """One call to its end, on behalf of whoever sent `request`, in the log. Raises as `ToolHost.execute` does."""
         host, who, began = self._running_host(), requester(request), time.monotonic()
-        name = tool if any(tool == known.name for known in host.tools()) else "an unknown tool"
+        known = any(tool == definition.name for definition in host.tools())
+        name = tool if known else "an unknown tool"
+
+        def note(outcome: ToolOutcome, words: str, level: int = logging.INFO) -> None:
+            self._metrics.tool_called(tool if known else "unknown", outcome)
+            log.log(level, "%s called %s: %s after %d ms", who, name, words, round((time.monotonic() - began) * 1000))
+
         try:
             result = await host.execute(tool, arguments, timeout_s)
         except BadRequest:
-            log.info("%s called %s: refused", who, name)
+            note("refused", "refused")
             raise
         except SwarmError as error:
-            log.warning("%s called %s: %s after %d ms", who, name, error, _ms_since(began))
+            note("unavailable", f"{type(error).__name__}", logging.WARNING)
             raise
         except asyncio.CancelledError:
-            log.info("%s called %s: ended before it was done, after %d ms", who, name, _ms_since(began))
+            note("cut", "ended before it was done")
             raise
-        how = "out of time" if result.timed_out else f"exit code {result.exit_code}"
-        log.info("%s called %s: %s after %d ms", who, name, how, _ms_since(began))
+        if result.timed_out:
+            note("timed_out", "its time was up")
+        else:
+            note("ok" if result.exit_code == 0 else "failed", f"exit code {result.exit_code}")
         return result
 
     @asynccontextmanager
@@ -103,7 +113,3 @@ def requester(request: web.Request) -> str:
     if holder is not None:
         return f"{holder.name} ({where})"
     return f"the owner ({where})" if caller_of(request).is_owner else where
-
-
-def _ms_since(began: float) -> int:
-    return round((time.monotonic() - began) * 1000)
