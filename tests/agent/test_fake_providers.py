@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from tests.agent.fake_providers.chat import ChatWire
+from tests.agent.fake_providers.chat import ChatWire, OpenRouterWire
 from tests.agent.fake_providers.google import GoogleWire
 from tests.agent.fake_providers.messages import MessagesWire
 from tests.agent.fake_providers.replies import Asked, Called, Refusal, Trouble, Turn, Wire
@@ -153,3 +153,63 @@ def test_the_types_would_refuse_what_is_wrong() -> None:
     del event["message"]["usage"]
     with pytest.raises(ValueError, match="usage"):
         EVENT["anthropic"].validate_python(event)
+
+
+RECORDED: dict[tuple[str, ...], set[str]] = {
+    # Fields of live answers of 2026, as recordings in the test suites of open-source clients have them: path, fields.
+    ("anthropic", "message_start"): {"type", "message"},
+    ("anthropic", "message_start", "message"): {
+        "model", "id", "type", "role", "content", "stop_reason", "stop_sequence", "stop_details", "usage",
+    },
+    ("anthropic", "message_start", "message", "usage"): {
+        "input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation", "output_tokens",
+        "service_tier", "inference_geo",
+    },
+    ("anthropic", "content_block_start"): {"type", "index", "content_block"},
+    ("anthropic", "content_block_delta"): {"type", "index", "delta"},
+    ("anthropic", "content_block_stop"): {"type", "index"},
+    ("anthropic", "message_delta", "delta"): {"stop_reason", "stop_sequence", "stop_details"},
+    ("anthropic", "message_stop"): {"type"},
+    ("responses", "response.created"): {"type", "response", "sequence_number"},
+    ("responses", "response.output_item.added"): {"type", "item", "output_index", "sequence_number"},
+    ("responses", "response.content_part.added"): {
+        "type", "content_index", "item_id", "output_index", "part", "sequence_number",
+    },
+    ("responses", "response.output_text.delta"): {
+        "type", "content_index", "delta", "item_id", "logprobs", "obfuscation", "output_index", "sequence_number",
+    },
+    ("responses", "response.output_text.done"): {
+        "type", "content_index", "item_id", "logprobs", "output_index", "sequence_number", "text",
+    },
+    ("responses", "response.function_call_arguments.delta"): {
+        "type", "delta", "item_id", "obfuscation", "output_index", "sequence_number",
+    },
+    ("responses", "response.function_call_arguments.done"): {
+        "type", "arguments", "item_id", "output_index", "sequence_number",
+    },
+    ("openrouter", "chat.completion.chunk"): {"id", "provider", "model", "object", "created", "choices"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=" ".join)
+def test_events_have_the_fields_of_recorded_ones(path: tuple[str, ...]) -> None:
+    name, kind, *inner = path
+    wire = OpenRouterWire() if name == "openrouter" else WIRES[name]
+    asked = Asked("model-a", True, {})
+    events = [json.loads(event) for event in data_of(wire.stream(TURN, asked)) if event != "[DONE]"]
+    found = [event for event in events if kind in (event.get("type"), event.get("object"))]
+    assert found
+    for event in found:
+        for field in inner:
+            event = event[field]
+        assert event.keys() == RECORDED[path]
+
+
+def test_streams_of_google_end_their_lines_as_recorded() -> None:
+    events = WIRES["google"].stream(TURN, ASKED["google"])
+    assert all(event.startswith(b"data: {") and event.endswith(b"}\r\n\r\n") for event in events)
+    last = json.loads(events[-1].decode().removeprefix("data: "))
+    assert last["candidates"] == [
+        {"content": {"parts": [{"text": ""}], "role": "model"}, "index": 0, "finishReason": "STOP"}
+    ]
+    assert last.keys() == {"candidates", "usageMetadata", "modelVersion", "responseId"}

@@ -36,7 +36,7 @@ from swarm.agent.history import (
 )
 from swarm.agent.models import make_model, vendor_of
 from tests.agent.fake_providers.replies import Called, Turn
-from tests.agent.fake_providers.server import KEY
+from tests.agent.fake_providers.server import KEY, FakeProvider
 from tests.agent.provider_cases import PROTOCOLS, Case, asked
 
 PICTURE = BinaryContent(data=b"\x89PNG\r\n\x1a\n" + bytes(100), media_type="image/png")
@@ -248,6 +248,35 @@ async def test_a_conversation_moves_to_another_provider_and_back(first: Case, se
         assert REASONING[0] not in sent
         assert ("My plan is secret." in sent) == (first.protocol != "chat")
         assert ids[0] in sent
+
+
+@pytest.mark.parametrize("row", PROTOCOLS[1:], ids=str)
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_a_sealed_thought_goes_back_to_whoever_sealed_it_and_to_nobody_else(row: Case, stream: bool) -> None:
+    """Newer models show nothing of what they think, and want its seal back with the results of their calls."""
+    ident = "" if row.protocol in ("google", "vertex") else "call_1"
+    turn = Turn(sealed=True, calls=(Called("read", '{"path": "a"}', ident),))
+    async with asked(row, turn, Turn(text=("Done.",))) as there, there.model() as model:
+        agent = agent_of(model)
+        if stream:
+            async with agent.run_stream_events("Read it.") as events:
+                results = [event async for event in events]
+            messages = results[-1].result.all_messages()  # type: ignore[union-attr]
+        else:
+            messages = (await agent.run("Read it.")).all_messages()
+        (seal,) = seals_of(there.fake)
+        assert seal in json.dumps(there.fake.bodies[-1]).replace("_", "/")
+    for other in PROTOCOLS:
+        if other != row:
+            async with asked(other, Turn(text=("Fine.",))) as elsewhere, elsewhere.model() as model:
+                assert (await agent_of(model).run("Go on.", message_history=messages)).output == "Fine."
+                assert seal not in json.dumps(elsewhere.fake.bodies[-1]).replace("_", "/")
+
+
+def seals_of(fake: FakeProvider) -> set[str]:
+    """What a fake has signed or encrypted."""
+    seals: set[str] = getattr(fake.wire, "encrypted", None) or getattr(fake.wire, "signed", set[str]())
+    return {seal.replace("_", "/") for seal in seals}
 
 
 @pytest.mark.parametrize("row", PROTOCOLS, ids=str)

@@ -225,6 +225,10 @@ class ChatWire:
         """The fields of a message or a delta with a piece of thought; `whole` is all of it, where this is the last."""
         return {self.thinking_field: piece} if self.thinking_field else {}
 
+    def finished(self, finish: str | None) -> Json:
+        """The fields of a choice that say why it ended."""
+        return {"finish_reason": finish}
+
     def _finish(self, turn: Turn) -> str:
         return "length" if turn.cut else "tool_calls" if turn.calls else "stop"
 
@@ -249,7 +253,7 @@ class ChatWire:
             "object": "chat.completion",
             "created": CREATED,
             "model": asked.model,
-            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": self._finish(turn)}],
+            "choices": [{"index": 0, "message": message, "logprobs": None, **self.finished(self._finish(turn))}],
             "usage": self._usage(turn),
             **self.added,
         }
@@ -257,7 +261,7 @@ class ChatWire:
 
     def stream(self, turn: Turn, asked: Asked) -> list[bytes]:
         def chunk(delta: Json, finish: str | None = None, **more: object) -> bytes:
-            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+            choice = {"index": 0, "delta": delta, "logprobs": None, **self.finished(finish)}
             return self._event(asked, [choice], more)
 
         events = [chunk({"role": "assistant", "content": ""})]
@@ -339,3 +343,14 @@ class OpenRouterWire(ChatWire):
                 if detail.get("signature") not in self.signed:
                     return "Invalid `signature` in `thinking` block"
         return super().fault(body)
+
+    def finished(self, finish: str | None) -> Json:
+        return {"finish_reason": finish, "native_finish_reason": finish}
+
+    def stream(self, turn: Turn, asked: Asked) -> list[bytes]:
+        return [b": OPENROUTER PROCESSING\n\n", *super().stream(turn, asked)]
+
+    def error_in_stream(self, refusal: Refusal, asked: Asked) -> bytes:
+        """Beside a choice, in a chunk like the others."""
+        choice = {"index": 0, "delta": {"role": "assistant", "content": ""}, "logprobs": None, **self.finished(None)}
+        return self._event(asked, [choice], {"error": self.error(refusal, asked, None)[2]["error"]})

@@ -142,8 +142,9 @@ class GoogleWire:
         parts: list[Json] = [{"text": piece, "thought": True} for piece in turn.thinking]
         parts += [{"text": piece} for piece in turn.text]
         for at, call in enumerate(turn.calls):
-            part: Json = {"functionCall": {"id": call.id, "name": call.name, "args": json.loads(call.arguments)}}
-            if turn.thinking and at == 0:
+            named = {"id": call.id} if call.id else {}  # most models of Google's give none
+            part: Json = {"functionCall": {**named, "name": call.name, "args": json.loads(call.arguments)}}
+            if (turn.thinking or turn.sealed) and at == 0:
                 part["thoughtSignature"] = self._signature(turn.thought)
             parts.append(part)
         return parts
@@ -171,11 +172,13 @@ class GoogleWire:
             text=(turn.said,) if turn.text else (),
             thinking=(turn.thought,) if turn.thinking else (),
             calls=turn.calls,
+            cut=turn.cut,
+            sealed=turn.sealed,
         )
-        return self._answer(turn, asked, self._parts(joined), last=True)
+        return self._answer(joined, asked, self._parts(joined), last=True)
 
     def stream(self, turn: Turn, asked: Asked) -> list[bytes]:
-        parts = self._parts(turn)
+        parts = [*self._parts(turn), {"text": ""}]
         return [
             self._event(self._answer(turn, asked, [part], last=at == len(parts) - 1)) for at, part in enumerate(parts)
         ]

@@ -143,13 +143,15 @@ class MessagesWire:
             "input_tokens": turn.input_tokens,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 0,
+            "cache_creation": {"ephemeral_5m_input_tokens": 0, "ephemeral_1h_input_tokens": 0},
             "output_tokens": output_tokens,
             "service_tier": "standard",
+            "inference_geo": "global",
         }
 
     def whole(self, turn: Turn, asked: Asked) -> Json:
         content: list[Json] = []
-        if turn.thinking:
+        if turn.thinking or turn.sealed:
             signature = self.signature(turn.thought)
             content.append({"type": "thinking", "thinking": turn.thought, "signature": signature})
         if turn.text:
@@ -166,6 +168,7 @@ class MessagesWire:
             "content": content,
             "stop_reason": self._stop(turn),
             "stop_sequence": None,
+            "stop_details": None,
             "usage": self._usage(turn, turn.output_tokens),
         }
 
@@ -178,6 +181,7 @@ class MessagesWire:
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
+            "stop_details": None,
             "usage": self._usage(turn, 1),
         }
         events: list[Json] = [{"type": "message_start", "message": message}]
@@ -192,7 +196,7 @@ class MessagesWire:
             events.append({"type": "content_block_stop", "index": index})
             index += 1
 
-        if turn.thinking:
+        if turn.thinking or turn.sealed:
             deltas: list[Json] = [{"type": "thinking_delta", "thinking": piece} for piece in turn.thinking]
             deltas.append({"type": "signature_delta", "signature": self.signature(turn.thought)})
             block({"type": "thinking", "thinking": "", "signature": ""}, deltas)
@@ -205,8 +209,10 @@ class MessagesWire:
                 {"type": "tool_use", "id": call.id, "name": call.name, "input": {}},
                 [{"type": "input_json_delta", "partial_json": piece} for piece in pieces],
             )
-        delta = {"stop_reason": self._stop(turn), "stop_sequence": None}
-        events.append({"type": "message_delta", "delta": delta, "usage": {"output_tokens": turn.output_tokens}})
+        delta = {"stop_reason": self._stop(turn), "stop_sequence": None, "stop_details": None}
+        counted = ("input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "output_tokens")
+        usage = {name: self._usage(turn, turn.output_tokens)[name] for name in counted}
+        events.append({"type": "message_delta", "delta": delta, "usage": usage})
         events.append({"type": "message_stop"})
         return [self._event(event) for event in events]
 

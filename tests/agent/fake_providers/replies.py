@@ -11,7 +11,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Called:
-    """One call of a tool, its arguments as JSON text, and the id that the provider gives it."""
+    """One call of a tool, its arguments as JSON text, and the id that the provider gives it: empty for none."""
 
     name: str
     arguments: str
@@ -26,6 +26,7 @@ class Turn:
     thinking: tuple[str, ...] = ()
     calls: tuple[Called, ...] = ()
     cut: bool = False  # it reached its limit of tokens
+    sealed: bool = False  # what it thought is in a signature alone, as newer models have it
     input_tokens: int = 12
     output_tokens: int = 7
     swarm: Json | None = None  # a node's account of a vote

@@ -71,14 +71,14 @@ class ResponsesWire(ChatWire):
 
     def _items(self, turn: Turn) -> list[Json]:
         items: list[Json] = []
-        if turn.thinking:
+        if turn.thinking or turn.sealed:
             items.append(
                 {
                     "id": "rs_1",
                     "type": "reasoning",
-                    "summary": [{"type": "summary_text", "text": turn.thought}],
+                    "content": [],
                     "encrypted_content": self._sealed(turn.thought),
-                    "status": "completed",
+                    "summary": [{"type": "summary_text", "text": turn.thought}] if turn.thinking else [],
                 }
             )
         if turn.text:
@@ -149,8 +149,10 @@ class ResponsesWire(ChatWire):
             place = {"item_id": item["id"], "output_index": at}
             match item["type"]:
                 case "reasoning":
-                    started = {"id": item["id"], "type": "reasoning", "summary": []}
-                    add("response.output_item.added", output_index=at, item=started)
+                    add("response.output_item.added", output_index=at, item={**item, "summary": []})
+                    if not turn.thinking:
+                        add("response.output_item.done", output_index=at, item=item)
+                        continue
                     part = {**place, "summary_index": 0}
                     add(
                         "response.reasoning_summary_part.added",
@@ -171,7 +173,7 @@ class ResponsesWire(ChatWire):
                     empty = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
                     add("response.content_part.added", **part, part=empty)
                     for piece in turn.text:
-                        add("response.output_text.delta", **part, delta=piece, logprobs=[])
+                        add("response.output_text.delta", **part, delta=piece, logprobs=[], obfuscation="x")
                     add("response.output_text.done", **part, text=turn.said, logprobs=[])
                     add("response.content_part.done", **part, part=item["content"][0])
                 case _:
@@ -179,10 +181,8 @@ class ResponsesWire(ChatWire):
                     add("response.output_item.added", output_index=at, item=started)
                     half = len(item["arguments"]) // 2
                     for piece in (item["arguments"][:half], item["arguments"][half:]):
-                        add("response.function_call_arguments.delta", **place, delta=piece)
-                    add(
-                        "response.function_call_arguments.done", **place, name=item["name"], arguments=item["arguments"]
-                    )
+                        add("response.function_call_arguments.delta", **place, delta=piece, obfuscation="x")
+                    add("response.function_call_arguments.done", **place, arguments=item["arguments"])
             add("response.output_item.done", output_index=at, item=item)
         status = "incomplete" if turn.cut else "completed"
         add(f"response.{status}", response=self._response(turn, asked, status, items))
