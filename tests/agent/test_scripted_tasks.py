@@ -19,10 +19,12 @@ import pytest_asyncio
 
 from swarm.engines.engine import EngineSpec
 from swarm.generation import GenerationRequest
+from swarm.tools.local_host import LocalToolHost
+from swarm.tools.plan import ToolPlan
 from swarm.tools.tool import MAX_OUTPUT_CHARS
 from tests.doubles.agent_program import Ended, ForkedCommands, Scratch
 from tests.doubles.played_engine import Call, Conversation, Part, PlayedEngine, Say, Turn, call, calls, in_turn
-from tests.doubles.running_node import RunningNode, ready
+from tests.doubles.running_node import NodeOptions, RunningNode, ready
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -69,7 +71,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Shop:
+    """A node that runs tools below a folder of its own (`served`), the model that it serves, and who gives orders."""
+
     node: RunningNode
+    served: Scratch
     engine: PlayedEngine
     commands: ForkedCommands
     scratches: list[Scratch]
@@ -99,10 +104,15 @@ class Shop:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shop() -> AsyncIterator[Shop]:
     engine = PlayedEngine(EngineSpec("played", None, 65_536, 8, threads=1))
-    scratches: list[Scratch] = []
+    served = Scratch.make({"there.txt": "on the node\n"})
+    scratches = [served]
     try:
-        async with RunningNode("kitchen", ready(engine)) as node, ForkedCommands() as commands:
-            yield Shop(node, engine, commands, scratches)
+        async with (
+            LocalToolHost(ToolPlan(("read", "write", "glob", "grep"), served.repository)) as host,
+            RunningNode("kitchen", ready(engine), options=NodeOptions(tool_host=host)) as node,
+            ForkedCommands() as commands,
+        ):
+            yield Shop(node, served, engine, commands, scratches)
     finally:
         for scratch in scratches:
             shutil.rmtree(scratch.folder)
@@ -455,3 +465,30 @@ async def test_a_model_that_fails_is_an_error_and_ends_with_1(shop: Shop) -> Non
     assert "the part has 1 turns" in error["message"]
     assert job.end["reason"] == "failed"
     assert "Traceback" not in job.ended.errors
+
+
+async def test_the_tools_may_be_those_of_the_node(shop: Shop) -> None:
+    """What is written lies there, and nothing here; its root holds against this client as against others."""
+    (shop.served.folder / "secret.txt").write_text("not yours")
+    outside, unknown_here = call("read", path="../secret.txt"), call("bash", command="id")
+    more = calls(Call("read", {"path": "there.txt"}), Call("write", {"path": "new.txt", "content": "from afar\n"}))
+    job = await shop.do("work on the node", in_turn(outside, unknown_here, more, DONE), "--tool-host", "--yes", "all")
+    assert job.code == 0, job.ended.errors
+    assert job.of("start")[0]["tools"] == ["read", "write", "glob", "grep"]
+    refused, unknown, read, wrote = job.results
+    assert "leads out of the root" in refused["output"]
+    assert (unknown["tool"], unknown["executed"]) == ("bash", False)
+    assert read["output"] == "1\ton the node"
+    assert wrote["exit_code"] == 0
+    assert shop.served.read("new.txt") == "from afar\n"
+    assert job.scratch.files() == {}
+    assert "not yours" not in job.ended.output
+
+
+async def test_a_node_without_tools_is_told_with_the_remedy(shop: Shop) -> None:
+    engine = PlayedEngine(EngineSpec("played", None, 1024, 2, threads=1))
+    async with RunningNode("attic", ready(engine)) as other:
+        job = await shop.do("work elsewhere", in_turn(DONE), "--tool-host", other.url, "--yes", "all")
+    assert job.code == 2
+    assert "--tools" in job.ended.errors
+    assert not job.asked
