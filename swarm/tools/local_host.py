@@ -18,8 +18,8 @@ from swarm.tools.definitions import DEFINITIONS, check_arguments
 from swarm.tools.file_tools import FILE_TOOLS, FileTool
 from swarm.tools.plan import CHANGING_TOOLS, ToolPlan
 from swarm.tools.rooted_files import RootedFiles
-from swarm.tools.sandbox import Sandbox
-from swarm.tools.sandboxed_process import NoSandbox, find_sandbox, opened_confinement, run_command
+from swarm.tools.sandbox import CommandLimits, Sandbox
+from swarm.tools.sandboxed_process import DEFAULT_LIMITS, NoSandbox, find_sandbox, opened_confinement, run_command
 from swarm.tools.search import Searchers, glob
 from swarm.tools.tool import (
     DEFAULT_TIMEOUT_S,
@@ -44,8 +44,19 @@ class LocalToolHost:
     `MOST_AT_ONCE` calls run at a time, and one of those that change something: what is edited at once is lost.
     """
 
-    def __init__(self, plan: ToolPlan, web: WebFetch | None = None) -> None:
-        """`web` is what `webfetch` fetches with, where it is named; None: one of its own."""
+    def __init__(
+        self,
+        plan: ToolPlan,
+        *,
+        web: WebFetch | None = None,
+        sandbox: Sandbox | None = None,
+        limits: CommandLimits = DEFAULT_LIMITS,
+        files: RootedFiles | None = None,
+    ) -> None:
+        """`sandbox` is one that was found before; None: it is looked for when the host is entered.
+
+        `web` is what `webfetch` fetches with, where it is named, and `files` how files are opened; None: their own.
+        """
         self.plan = plan
         if web is None and "webfetch" in plan.names:
             from swarm.tools.web_fetch import WebFetch  # brings an HTTP client
@@ -53,15 +64,16 @@ class LocalToolHost:
             web = WebFetch()
         self._web = web
         self._definitions = DEFINITIONS if web is None else {**DEFINITIONS, web.definition.name: web.definition}
-        self._files = RootedFiles(plan.root)
+        self._files = RootedFiles(plan.root) if files is None else files
+        self._limits = limits
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
         self._editing = asyncio.Lock()
         self._searchers = Searchers(self._files)
         self._running: set[asyncio.Task[ToolResult]] = set()
-        self._sandbox: Sandbox | NoSandbox | None = None
+        self._sandbox: Sandbox | NoSandbox | None = sandbox
 
     async def __aenter__(self) -> Self:
-        if "bash" in self.plan.names:
+        if "bash" in self.plan.names and self._sandbox is None:
             choice, bare = self.plan.sandbox, self.plan.unsandboxed
             self._sandbox = await asyncio.to_thread(find_sandbox, choice, unsandboxed=bare)
             if isinstance(self._sandbox, NoSandbox):
@@ -141,7 +153,9 @@ class LocalToolHost:
         if "\0" in command:
             raise ToolFailure("a command cannot hold a zero character")
         plan = self.plan
-        with opened_confinement(self._files, writable=plan.writes, network=plan.network) as confinement:
+        with opened_confinement(
+            self._files, writable=plan.writable, network=plan.network, limits=self._limits
+        ) as confinement:
             return await run_command(sandbox, confinement, (sandbox.bash, "-c", command), limit_s)
 
 

@@ -12,7 +12,8 @@ from swarm.errors import SetupError
 
 TOOL_NAMES: Final = ("read", "write", "edit", "glob", "grep", "bash", "webfetch")  # as models are told of them
 ALL_TOOLS: Final = "all"
-CHANGING_TOOLS: Final = frozenset({"write", "edit", "bash"})
+_WRITING_TOOLS: Final = frozenset({"write", "edit"})
+CHANGING_TOOLS: Final = _WRITING_TOOLS | {"bash"}
 
 SandboxKind = Literal["auto", "bwrap", "sandbox-exec", "podman", "docker"]
 _KINDS: Final[tuple[SandboxKind, ...]] = get_args(SandboxKind)
@@ -48,9 +49,9 @@ class ToolPlan:
     unsandboxed: bool = False
 
     @property
-    def writes(self) -> bool:
-        """Whether any of its tools may change a file."""
-        return not CHANGING_TOOLS.isdisjoint(self.names)
+    def writable(self) -> bool:
+        """Whether commands may change files: where no tool that writes them is named, bash sees a read-only root."""
+        return not _WRITING_TOOLS.isdisjoint(self.names)
 
 
 def parse_tools(text: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import secrets
 import stat
 import sys
 from collections import deque
-from collections.abc import Collection, Generator, Iterator
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Final
 from federation.printable_text import clean_line
 from swarm.tools.beneath import Opener, best_opener, open_by_steps
 from swarm.tools.definitions import MAX_FILE_BYTES
-from swarm.tools.protected_paths import protection_of
+from swarm.tools.protected_paths import PROTECTED, ProtectedPath, protection_of
 from swarm.tools.tool import ToolFailure
 
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a FIFO without a writer opens at once
@@ -75,10 +75,11 @@ def inside(path: str, root: Path) -> str:
 
 
 class RootedFiles:
-    """The files below `root`; `opener` is how a path is resolved there."""
+    """The files below `root`; `opener` is how a path is resolved there, `rules` what is not changed."""
 
-    def __init__(self, root: Path, opener: Opener | None = None) -> None:
+    def __init__(self, root: Path, opener: Opener | None = None, rules: Sequence[ProtectedPath] = PROTECTED) -> None:
         self.root = root
+        self._rules = rules
         self._opener = best_opener() if opener is None else opener
 
     @contextmanager
@@ -151,14 +152,14 @@ class RootedFiles:
         folder_path, _, name = relative.rpartition("/")
         if name in ("", ".", ".."):
             raise ToolFailure(f"{clean_line(path)} is a folder")
-        _refuse_protected(path, tuple(relative.split("/")))
+        self._refuse_protected(path, tuple(relative.split("/")))
         with self.opened_root() as root:
             try:
                 folder = self._made_folder(root, path, folder_path)
             except OSError as error:
                 raise failure(path, error) from error
             try:
-                _refuse_protected(path, (*self._real_parts(root, folder, folder_path), name))
+                self._refuse_protected(path, (*self._real_parts(root, folder, folder_path), name))
                 mode = _mode_to_keep(folder, path, name)
                 _replace(folder, name, data, mode)
                 return mode is None
@@ -175,12 +176,17 @@ class RootedFiles:
             above, _, name = folder.rpartition("/")
             parent = self._made_folder(root, path, above)
             try:
-                _refuse_protected(path, (*self._real_parts(root, parent, above), name))
+                self._refuse_protected(path, (*self._real_parts(root, parent, above), name))
                 with suppress(FileExistsError):
                     os.mkdir(name, dir_fd=parent)
             finally:
                 os.close(parent)
             return self._opener(root, folder, _FOLDER)
+
+    def _refuse_protected(self, path: str, parts: tuple[str, ...]) -> None:
+        if rule := protection_of(parts, self._rules):
+            where = "/".join(rule.parts)
+            raise ToolFailure(f"{clean_line(path)} is not changed by tools: {where} is protected, since {rule.why}")
 
     def _real_parts(self, root: int, folder: int, path: str) -> tuple[str, ...]:
         """Where a folder that is open lies below the root, by its own names: links have led there."""
@@ -201,7 +207,7 @@ class RootedFiles:
         """
         with self.opened_root() as root, ExitStack() as held:
             found: list[tuple[str, int]] = []
-            for path in _protected_below(root):
+            for path in _protected_below(root, self._rules):
                 with suppress(OSError):  # gone again
                     descriptor = open_by_steps(root, path, _HANDLE)
                     held.callback(os.close, descriptor)
@@ -244,7 +250,7 @@ def _walk(folder: int, prefix: str, left: list[int], path: str, skipped: Collect
                 os.close(below)
 
 
-def _protected_below(root: int) -> list[str]:
+def _protected_below(root: int, rules: Sequence[ProtectedPath]) -> list[str]:
     """Paths of what is protected, folders at the top first; what cannot be read is passed over."""
     found: list[str] = []
     folders = deque([""])
@@ -260,7 +266,7 @@ def _protected_below(root: int) -> list[str]:
                 for entry in islice(entries, left):
                     left -= 1
                     path = f"{folder}{entry.name}"
-                    if protection_of(path.split("/")):
+                    if protection_of(path.split("/"), rules):
                         found.append(path)
                     elif entry.is_dir(follow_symlinks=False) and not folder.endswith(_HEAVY):
                         folders.append(f"{path}/")
@@ -290,12 +296,6 @@ def _all_of(descriptor: int, path: str, most_bytes: int) -> bytes:
                 "search it with grep, or take a part of it with bash"
             )
     return b"".join(pieces)
-
-
-def _refuse_protected(path: str, parts: tuple[str, ...]) -> None:
-    if rule := protection_of(parts):
-        where = "/".join(rule.parts)
-        raise ToolFailure(f"{clean_line(path)} is not changed by tools: {where} is protected, since {rule.why}")
 
 
 def _mode_to_keep(folder: int, path: str, name: str) -> int | None:

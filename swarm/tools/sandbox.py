@@ -54,23 +54,30 @@ RESOLVER: Final = "/etc/resolv.conf"  # where names are looked up, with the netw
 _TMP_BYTES: Final = 512 << 20
 _SHARED_MEMORY_BYTES: Final = 64 << 20
 
-# $1: descriptors to close, which also process 1 of a sandbox must have closed before anything of the model's runs: they
-# are folders outside. $2: `ulimit` flags.
+# $1: descriptors of folders outside, to close before anything of the model's runs. $2: a line to this node, or nothing:
+# bwrap binds itself to the node's life late in its set-up, so that a node killed before would leave the command behind;
+# it is told to go when it stands there, by a node that lives. $3: `ulimit` flags.
+# The shell stays, as process 1 inside: when it ends, everything does.
 PRELUDE: Final = """\
-for fd in $1; do
-  exec {fd}<&-
-  while [ -e /proc/1/fd/$fd ]; do :; done
-done
-ulimit $2 || exit 125
-shift 2
-exec "$@"
+for fd in $1; do exec {fd}<&-; done
+line=$2
+if [ -n "$line" ]; then
+  echo ready >&$line
+  read -r -u $line || exit 125
+  exec {line}<&-
+fi
+ulimit $3 || exit 125
+shift 3
+exec 9>&2 2>/dev/null
+"$@" 2>&9 9>&-
+exit
 """
 # Where no namespace ends everything: its standard input, on which nothing is ever sent, breaks off with this node, and
 # then everything is killed: the process group, or all that there is in a container ($1).
 GUARDED_PRELUDE: Final = """\
-ulimit $2 || exit 125
+ulimit $3 || exit 125
 all=$1
-shift 2
+shift 3
 exec 3<&0 </dev/null
 { read -r -u 3; kill -9 -- ${all:--$$}; } >/dev/null 2>&1 &
 exec 3<&-
@@ -136,6 +143,15 @@ class Confinement:
 
 
 @dataclass(frozen=True, slots=True)
+class StartLines:
+    """Descriptors by which a start is followed: bwrap writes which process it made to `information`, and the shell in
+    it says on `going` that it is ready, and waits for the word to go on."""
+
+    information: int
+    going: int
+
+
+@dataclass(frozen=True, slots=True)
 class SystemView:
     """What of this machine the inside of a bwrap sandbox shows: found once, since it looks at the disk.
 
@@ -176,12 +192,11 @@ class Sandbox:
         return self.kind == "bwrap"
 
     def command_line(
-        self, confinement: Confinement, command: tuple[str, ...], *, information: int | None = None, name: str = ""
+        self, confinement: Confinement, command: tuple[str, ...], *, start: StartLines | None = None, name: str = ""
     ) -> tuple[str, ...]:
-        """What to execute for `command`. `information`: a descriptor to which bwrap tells its process; `name`: the
-        container's."""
+        """What to execute for `command`, which begins at once where `start` is None. `name` is the container's."""
         if self.kind == "bwrap":
-            return bwrap_command(self, confinement, command, information)
+            return bwrap_command(self, confinement, command, start)
         if self.kind == "sandbox-exec":
             return sandbox_exec_command(self, confinement, command)
         if self.kind == "none":
@@ -199,7 +214,7 @@ def environment_inside(sandbox: Sandbox, confinement: Confinement) -> dict[str, 
 
 
 def bwrap_command(
-    sandbox: Sandbox, confinement: Confinement, command: tuple[str, ...], information: int | None
+    sandbox: Sandbox, confinement: Confinement, command: tuple[str, ...], start: StartLines | None
 ) -> tuple[str, ...]:
     """bwrap's command line. Folders below the root are given by descriptors: a name could be another by now."""
     view = sandbox.view or SystemView(())
@@ -228,11 +243,12 @@ def bwrap_command(
     for kept in confinement.kept if confinement.writable else ():
         line += ["--ro-bind", f"/proc/self/fd/{kept.descriptor}", str(kept.path)]
     line += ["--remount-ro", "/", "--chdir", str(confinement.root)]
-    if information is not None:
-        line += ["--info-fd", str(information)]
+    if start is not None:
+        line += ["--info-fd", str(start.information)]
     closing = " ".join(map(str, confinement.descriptors))
     limits = confinement.limits.ulimit(processes_count=True)
-    return (*line, "--", sandbox.bash, "-c", PRELUDE, "bash", closing, limits, *command)
+    going = "" if start is None else str(start.going)
+    return (*line, "--as-pid-1", "--", sandbox.bash, "-c", PRELUDE, "bash", closing, going, limits, *command)
 
 
 def _sized(sandbox: Sandbox, size_bytes: int) -> tuple[str, ...]:
@@ -248,7 +264,7 @@ def _guarded(sandbox: Sandbox, confinement: Confinement, all_there_is: str = "")
     """The shell that sets limits, and has everything killed when this node is gone; a server sees its input end."""
     prelude = PRELUDE if confinement.talks else GUARDED_PRELUDE
     argument = "" if confinement.talks else all_there_is
-    return (sandbox.bash, "-c", prelude, "bash", argument, confinement.limits.ulimit(processes_count=False))
+    return (sandbox.bash, "-c", prelude, "bash", argument, "", confinement.limits.ulimit(processes_count=False))
 
 
 def sandbox_profile(confinement: Confinement) -> str:

@@ -9,12 +9,13 @@ import re
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,7 @@ from swarm.tools.sandbox import (
     Confinement,
     KeptPath,
     Sandbox,
+    StartLines,
     SystemView,
     environment_inside,
 )
@@ -65,13 +67,16 @@ class NoSandbox:
         return f"{self.reason}: {self.remedy}"
 
 
-def find_sandbox(choice: SandboxChoice, *, unsandboxed: bool = False, uid: int | None = None) -> Sandbox | NoSandbox:
+def find_sandbox(
+    choice: SandboxChoice, *, unsandboxed: bool = False, uid: int | None = None, contained: bool | None = None
+) -> Sandbox | NoSandbox:
     """The sandbox that `choice` names, after a command has run in it; or why there is none. Blocks for `_TRIAL_S`.
 
-    `unsandboxed`: what `--tools-unsandboxed` asks for. `uid`: the user that commands would run as, this one where None.
+    `unsandboxed`: what `--tools-unsandboxed` asks for. `uid`: the user that commands would run as; `contained`: whether
+    this machine is a container. None: as it is here.
     """
     uid = os.geteuid() if uid is None else uid
-    if uid == 0 and not in_container():
+    if uid == 0 and not (in_container() if contained is None else contained):
         return NoSandbox(
             "commands do not run as root outside of a container: limits on processes do not hold for root",
             "start the node as another user",
@@ -294,18 +299,36 @@ async def sandboxed(
     Its output and errors are one stream, `process.stdout`; where it talks (`confinement.talks`) the errors go nowhere,
     and `process.stdin` is its input. Raises ToolFailure where it cannot be started.
     """
-    name = container_name()
-    told, tells = os.pipe() if sandbox.kind == "bwrap" else (None, None)
-    piped = confinement.talks or not sandbox.ends_with_node
-    running: SandboxedProcess | None = None
+    starting = asyncio.ensure_future(_started(sandbox, confinement, command))
     try:
+        yield await asyncio.shield(starting)
+    finally:
+        await finished(asyncio.ensure_future(_end_started(starting)))
+
+
+async def _started(sandbox: Sandbox, confinement: Confinement, command: tuple[str, ...]) -> SandboxedProcess:
+    """The command, once it is known how to end all of it. Not to be cancelled: half of a start could not be."""
+    name = container_name()
+    with ExitStack() as mine, ExitStack() as theirs:
+        start: StartLines | None = None
+        told = here = -1
+        if sandbox.kind == "bwrap":
+            told, tells = os.pipe()
+            mine.callback(os.close, told)
+            theirs.callback(os.close, tells)
+            near, far = socket.socketpair()
+            near.setblocking(False)
+            here = mine.enter_context(near).fileno()
+            start = StartLines(tells, theirs.enter_context(far).fileno())
+        inherited = confinement.descriptors if start is None else (*confinement.descriptors, *astuple(start))
+        piped = confinement.talks or not sandbox.ends_with_node
         try:
             process = await asyncio.create_subprocess_exec(
-                *sandbox.command_line(confinement, command, information=tells, name=name),
+                *sandbox.command_line(confinement, command, start=start, name=name),
                 stdin=asyncio.subprocess.PIPE if piped else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL if confinement.talks else asyncio.subprocess.STDOUT,
-                pass_fds=confinement.descriptors if tells is None else (*confinement.descriptors, tells),
+                pass_fds=inherited,
                 cwd=confinement.root if sandbox.kind in ("sandbox-exec", "none") else "/",
                 env=_environment_outside(sandbox, confinement),
                 start_new_session=True,
@@ -313,36 +336,35 @@ async def sandboxed(
             )
         except OSError as error:
             raise ToolFailure(f"the command cannot be started ({error.strerror or error})", 126) from error
+        theirs.close()
         running = SandboxedProcess(process, sandbox, name)
-        if told is not None and tells is not None:
-            os.close(tells)
-            tells = None
-            await finished(asyncio.ensure_future(_know_inner(running, told)))
-        yield running
-    finally:
-        for descriptor in (told, tells):
-            if descriptor is not None:
-                os.close(descriptor)
-        if running is not None:
-            await running.end()
+        if start is not None:
+            with suppress(TimeoutError, OSError):  # what went wrong, the sandbox says itself
+                async with asyncio.timeout(_SET_UP_S):
+                    await _follow(running, told, here)
+        return running
 
 
-async def _know_inner(running: SandboxedProcess, told: int) -> None:
-    """Hold the process inside: with it everything ends. None where the sandbox has not come so far."""
+async def _follow(running: SandboxedProcess, told: int, here: int) -> None:
+    """Hold the process inside, with which everything ends, and let it go on when it is bound to this node's life."""
     said = b""
-    try:
-        async with asyncio.timeout(_SET_UP_S):
-            while not (match := _CHILD.search(said)):
-                await _readable(told)
-                piece = os.read(told, 4096)
-                if not piece:
-                    return
-                said += piece
-    except TimeoutError:
-        return
-    with suppress(ProcessLookupError):
-        running.inner_pid = int(match[1])
-        running.inner = os.pidfd_open(running.inner_pid)
+    while not (match := _CHILD.search(said)):
+        await _readable(told)
+        piece = os.read(told, 4096)
+        if not piece:
+            return
+        said += piece
+    running.inner_pid = int(match[1])
+    running.inner = os.pidfd_open(running.inner_pid)
+    await _readable(here)
+    if os.read(here, 64):
+        os.write(here, b"go\n")
+
+
+async def _end_started(starting: asyncio.Future[SandboxedProcess]) -> None:
+    await asyncio.wait({starting})
+    if not starting.cancelled() and starting.exception() is None:
+        await starting.result().end()
 
 
 def _environment_outside(sandbox: Sandbox, confinement: Confinement) -> dict[str, str]:

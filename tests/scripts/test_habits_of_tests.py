@@ -17,6 +17,7 @@ ALLOWED = {
     ("doubles/loop_watch.py", "beat"): "measures how late a clock is",
     ("doubles/opened_node.py", "never_closed"): "a program that hangs",
     ("doubles/scripted_generator.py", "_next"): "a generator takes its time for a token of an answer without an end",
+    ("doubles/tool_hosts.py", "until"): "looks again at a condition, of another process",
     ("doubles/waiting.py", "eventually"): "looks again at a condition",
     ("e2e/waiting.py", "eventually"): "looks again at a condition, of another process",
     ("e2e/load.py", "watch"): "a load balancer looks at its nodes so often",
