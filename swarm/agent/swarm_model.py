@@ -6,22 +6,32 @@ last chunk (docs/swarm-object.md), which pydantic-ai would drop.
 
 from __future__ import annotations
 
-from typing import Any, Final, cast
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import httpx2
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionChunk
 from pydantic_ai.exceptions import ModelAPIError, ModelHTTPError
+from pydantic_ai.messages import ModelMessage, ModelResponse, ThinkingPart, repair_messages
+from pydantic_ai.models import ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIStreamedResponse
 from pydantic_ai.profiles import ModelProfile
 from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 from pydantic_ai.settings import ModelSettings
 
 from federation.printable_text import clean_line
+from swarm.agent.history import as_taken
 from swarm.agent.step_vote import StepVotes
 from swarm.errors import BadRequest, EngineFailed, Forbidden, LimitReached, SwarmError, Unauthorized, Unavailable
+from swarm.providers import ThinkingLevel, provider_at, thinking_fields
+
+if TYPE_CHECKING:
+    from pydantic_ai import RunContext
 
 ACCOUNT: Final = "swarm"  # the key in the details of a response
+SYSTEM: Final = "local-swarm"  # who is said to have given thoughts and ids
 SILENCE_S: Final = 600.0  # between two pieces of an answer; a node's heartbeats come every ten seconds
 CONNECT_S: Final = 5.0
 RETRIES: Final = 2  # of the SDK, where a node says that it is busy and when to come back
@@ -41,9 +51,26 @@ class SwarmStreamedResponse(OpenAIStreamedResponse):
 class SwarmModel(OpenAIChatModel):
     """A model that a node serves, by its name there; `swarm` is the best that there is."""
 
+    @asynccontextmanager
+    async def request_stream(
+        self,
+        messages: list[ModelMessage],
+        model_settings: ModelSettings | None,
+        model_request_parameters: ModelRequestParameters,
+        run_context: RunContext[Any] | None = None,
+    ) -> AsyncGenerator[StreamedResponse]:
+        """A streamed answer. What other providers' models have thought is told as text, and ids of calls are fitted."""
+        taken = as_taken(repair_messages(messages), SYSTEM, _is_own)
+        async with super().request_stream(taken, model_settings, model_request_parameters, run_context) as stream:
+            yield stream
+
     @property
     def _streamed_response_cls(self) -> type[OpenAIStreamedResponse]:
         return SwarmStreamedResponse
+
+
+def _is_own(response: ModelResponse, part: ThinkingPart) -> bool:
+    return (part.provider_name or response.provider_name) == SYSTEM
 
 
 def make_swarm_model(url: str, name: str, key: str | None = None) -> SwarmModel:
@@ -58,16 +85,20 @@ def make_swarm_model(url: str, name: str, key: str | None = None) -> SwarmModel:
     )
     # A node checks calls against the very schemas that the tools have.
     profile = ModelProfile(json_schema_transformer=None)
-    return SwarmModel(name, provider=OpenAICompatibleProvider("local-swarm", openai_client=client), profile=profile)
+    return SwarmModel(name, provider=OpenAICompatibleProvider(SYSTEM, openai_client=client), profile=profile)
 
 
-def swarm_settings(votes: StepVotes, thinking: bool | None = None) -> ModelSettings:
-    """The settings of requests to a node. `thinking` None leaves it to the model."""
+def swarm_settings(votes: StepVotes, thinking: ThinkingLevel | None = None) -> ModelSettings:
+    """The settings of requests to a node. `thinking` None leaves it to the model.
+
+    Models of nodes think or do not; an upstream behind a node, which gets the whole body, may know the level.
+    """
     body: dict[str, Any] = {}
     if swarm := votes.body():
         body["swarm"] = swarm
     if thinking is not None:
-        body["chat_template_kwargs"] = {"enable_thinking": thinking}
+        body["chat_template_kwargs"] = {"enable_thinking": thinking != "off"}
+        body |= thinking_fields(provider_at("http://node"), "", thinking)
     return cast("ModelSettings", {"extra_body": body} if body else {})
 
 

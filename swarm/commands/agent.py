@@ -12,13 +12,13 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pydantic import JsonValue
 
-from swarm.agent.agent import Agent, require_pydantic_ai
+from swarm.agent.agent import Agent, ModelChoice, require_pydantic_ai
 from swarm.agent.approval import ApprovalAnswer, Approved, Refused, UndecidedAnswer, unknown_grants
 from swarm.agent.events import EndReason, RunEnded, StepVoted, When
 from swarm.agent.session import DEFAULT_TURNS, Session, refuse_all, stop_undecided
@@ -28,6 +28,7 @@ from swarm.commands.agent_screen import AgentScreen, JsonLines
 from swarm.commands.node_client import NodeApi
 from swarm.commands.output import complain, interrupted, is_terminal, read_standard_input, say, say_line
 from swarm.errors import SetupError, SwarmError
+from swarm.providers import ThinkingLevel
 from swarm.tools.local_host import LocalToolHost
 from swarm.tools.plan import TOOL_NAMES, parse_tools, plan_tools
 from swarm.tools.sandboxed_process import NoSandbox
@@ -49,7 +50,10 @@ FIRST_LINE: Final = "What is to be done? Ctrl-D ends."
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
-    """The command line. `host` is the URL of a node that runs tools, None: those in `tools` run here, below `root`."""
+    """The command line. `host` is the URL of a node that runs tools, None: those in `tools` run here, below `root`.
+
+    `provider` None: the model is a node's; else `provider_key` is the key for it, where the command line has one.
+    """
 
     model: str = "swarm"
     host: str | None = None
@@ -62,6 +66,10 @@ class AgentOptions:
     system: str | None = None
     json: bool = False
     resume: str | None = None
+    think: ThinkingLevel | None = None
+    provider: str | None = None
+    base_url: str | None = None
+    provider_key: str | None = field(default=None, repr=False)
 
 
 def list_sessions(folder: Path, as_json: bool) -> int:
@@ -94,7 +102,8 @@ def agent(api: NodeApi, words: Sequence[str], options: AgentOptions, folder: Pat
     root = options.root or Path.cwd()
     host = make_host(api, options, root)
     require_pydantic_ai()
-    return asyncio.run(_Run(api, options, files, root, resumed).whole(prompt.strip(), host))
+    choice = provider_model(options)
+    return asyncio.run(_Run(api, options, files, root, resumed).whole(prompt.strip(), host, choice))
 
 
 class _Run:
@@ -116,11 +125,12 @@ class _Run:
         self._kept, self._stored = resumed or (None, None)
         self._main: asyncio.Task[int] | None = None
 
-    async def whole(self, prompt: str, host: ToolHost) -> int:
+    async def whole(self, prompt: str, host: ToolHost, choice: ModelChoice | None) -> int:
         """The exit code, when all is done."""
         options = self._options
         made = Agent(
-            options.model,
+            choice or options.model,
+            thinking=None if choice else options.think,
             url=self._api.url,
             api_key=self._api.api_key,
             hosts=[host],
@@ -308,6 +318,27 @@ class TypedLines:
             self.takes(line)
         else:
             self._lines.put_nowait(line)  # an end that is typed early ends what is asked next
+
+
+def provider_model(options: AgentOptions) -> ModelChoice | None:
+    """The cloud's model that was asked for, None where it is a node's. Raises SetupError."""
+    if options.provider is None:
+        return None
+    from swarm.agent.models import provider_choice
+
+    def told(line: str) -> None:
+        complain(f"swarm: {line}")
+
+    made = provider_choice(
+        options.provider,
+        options.model,
+        key=options.provider_key,
+        base_url=options.base_url,
+        thinking=options.think,
+        tell=told,
+    )
+    told(f"{made.name} answers: what is asked, and what tools read, goes there")
+    return made
 
 
 def make_host(api: NodeApi, options: AgentOptions, root: Path) -> ToolHost:

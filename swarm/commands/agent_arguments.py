@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from swarm.errors import SetupError
+from swarm.providers import THINKING_LEVELS
 
 HERE: Final = "here"
 OWN_NODE: Final = "node"
@@ -38,12 +39,16 @@ def add_agent(commands: Any, add_url: Callable[[argparse.ArgumentParser], None],
     )
     add_url(parser)
     parser.add_argument("--model", default="swarm", help="a model id, or swarm for the best there is")
+    cloud = parser.add_argument_group("a cloud's model in place of the swarm's (no votes)")
+    cloud.add_argument("--provider", metavar="NAME", help="a row of `swarm providers`, or any base URL; with --model")
+    cloud.add_argument("--base-url", metavar="URL", help="another address of that provider")
     steps = parser.add_argument_group("steps")
     steps.add_argument(
         "--votes", type=int, metavar="N", help="answers that each step is voted on (default: the node's)"
     )
     steps.add_argument("--ahead", type=int, metavar="K", help="a step is decided when it is K votes ahead of others")
     steps.add_argument("--max-turns", type=int, default=25, metavar="N", help="answers in one run (default 25)")
+    steps.add_argument("--think", choices=THINKING_LEVELS, metavar="LEVEL", help=" | ".join(THINKING_LEVELS))
     steps.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
     tools = parser.add_argument_group("tools")
     tools.add_argument(
@@ -73,6 +78,7 @@ def run_agent(arguments: argparse.Namespace, key: str | None) -> int:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise SetupError(f"--{name.replace('_', '-')} is {value}, and at least 1")
+    _look_at_provider(arguments)
     here = arguments.tool_host == HERE
     for name in ("root", "tools"):
         if not here and getattr(arguments, name) is not None:
@@ -89,5 +95,25 @@ def run_agent(arguments: argparse.Namespace, key: str | None) -> int:
         system=arguments.system,
         json=arguments.json,
         resume=arguments.resume,
+        think=arguments.think,
+        provider=arguments.provider,
+        base_url=arguments.base_url,
+        provider_key=arguments.api_key,
     )
     return agent(NodeApi(arguments.url, key), arguments.task, options, folder)
+
+
+def _look_at_provider(arguments: argparse.Namespace) -> None:
+    if arguments.provider is None:
+        if arguments.base_url is not None:
+            raise SetupError("--base-url is another address of a provider: name it with --provider")
+        return
+    if arguments.model == "swarm":
+        raise SetupError(
+            f"name a model of {arguments.provider}: --model NAME (`swarm providers models NAME` lists them)"
+        )
+    if arguments.votes is not None or arguments.ahead is not None:
+        raise SetupError(
+            "a provider's own answers are not voted on; behind a node they are: "
+            f"`swarm --upstream {arguments.provider}`, and `swarm agent` without --provider"
+        )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from swarm.consensus.options import Strategy
@@ -12,6 +14,7 @@ from swarm.generation import Delta, GenerationRequest, ToolCallDelta
 from swarm.tools.tool import ToolDefinition, ToolHost, ToolResult
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, Step, ending
+from tests.e2e.node_process import PROGRAM, environment
 
 Turn = Sequence[Step] | Callable[[GenerationRequest, int], Sequence[Step]]
 
@@ -80,3 +83,21 @@ class RecordingHost:
         if self._does is None:
             return ToolResult(f"{tool} did it")
         return await self._does(tool, arguments)
+
+
+def run_it(
+    url: str, folder: Path, *words: str, typed: str = "", variables: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """`swarm agent` where nobody sits."""
+    project = folder / "project"
+    project.mkdir(exist_ok=True)
+    return subprocess.run(
+        [*PROGRAM, "agent", "--url", url, *words],
+        cwd=project,
+        env={**environment(folder), **(variables or {})},
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )

@@ -20,7 +20,7 @@ import pytest
 from swarm.cli import main
 from swarm.tools.plan import AUTO
 from swarm.tools.sandboxed_process import NoSandbox, find_sandbox
-from tests.agent.scripted_turns import calls, node_taking, seen
+from tests.agent.scripted_turns import calls, node_taking, run_it, seen
 from tests.doubles.running_node import NodeOptions
 from tests.doubles.typist import CTRL_C, CTRL_D, Typist, at_a_terminal_of, of_a_terminal
 from tests.doubles.waiting import eventually
@@ -37,22 +37,6 @@ async def working(url: str, folder: Path, *words: str) -> AsyncGenerator[Typist]
     variables = {**of_a_terminal(folder), "TERM": "xterm"}
     async with at_a_terminal_of([*PROGRAM, "agent", "--url", url, *words], variables, project, 160, 50) as me:
         yield me
-
-
-def run_it(url: str, folder: Path, *words: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
-    """`swarm agent` where nobody sits."""
-    project = folder / "project"
-    project.mkdir(exist_ok=True)
-    return subprocess.run(
-        [*PROGRAM, "agent", "--url", url, *words],
-        cwd=project,
-        env=environment(folder),
-        input=typed or "",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
 
 
 def wrote(text: str, path: str = "a.txt") -> list[Any]:
