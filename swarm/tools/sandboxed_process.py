@@ -296,8 +296,8 @@ async def sandboxed(
 ) -> AsyncGenerator[SandboxedProcess]:
     """`command` while it runs; leaving ends it with everything that it started.
 
-    Its output and errors are one stream, `process.stdout`; where it talks (`confinement.talks`) the errors go nowhere,
-    and `process.stdin` is its input. Raises ToolFailure where it cannot be started.
+    Its output and errors are one stream, `process.stdout`; where it talks (`confinement.talks`) the errors are one of
+    their own, `process.stderr`, and `process.stdin` is its input. Raises ToolFailure where it cannot be started.
     """
     starting = asyncio.ensure_future(_started(sandbox, confinement, command))
     try:
@@ -327,7 +327,7 @@ async def _started(sandbox: Sandbox, confinement: Confinement, command: tuple[st
                 *sandbox.command_line(confinement, command, start=start, name=name),
                 stdin=asyncio.subprocess.PIPE if piped else asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL if confinement.talks else asyncio.subprocess.STDOUT,
+                stderr=asyncio.subprocess.PIPE if confinement.talks else asyncio.subprocess.STDOUT,
                 pass_fds=inherited,
                 cwd=confinement.root if sandbox.kind in ("sandbox-exec", "none") else "/",
                 env=_environment_outside(sandbox, confinement),

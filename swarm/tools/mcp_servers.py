@@ -1,0 +1,159 @@
+"""MCP servers of others, as a configuration names them (`[mcp.servers.NAME]`), and what their tools are called here.
+
+A server's tool `search` of `[mcp.servers.github]` is called `github__search`: with a dot, as people write it, most APIs
+of models would refuse the name. Whoever calls it may write `github.search`, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import field, replace
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
+
+from swarm.errors import SetupError
+
+MAX_SERVERS: Final = 32
+MAX_SERVER_NAME_CHARS: Final = 32
+MAX_TOOL_NAME_CHARS: Final = 64  # OpenAI's and Anthropic's limit
+MAX_WORDS: Final = 256  # of a command line, and of a list of tools
+MAX_VARIABLES: Final = 64
+SEPARATOR: Final = "__"  # between a server's name and its tool's: neither OpenAI nor Anthropic takes a dot
+
+_SERVER: Final = re.compile(r"[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*")  # so that SEPARATOR is in no name
+_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_-]")
+_VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OWN_HEADERS: Final = frozenset(
+    {"accept", "content-type", "content-length", "host", "connection", "transfer-encoding", "mcp-protocol-version"}
+    | {"mcp-method", "mcp-name", "mcp-session-id"}
+)  # what the protocol itself says
+_EXAMPLE: Final = 'command = ["uvx", "mcp-server-git"] or url = "https://host/mcp"'
+
+
+def _server_name(name: str) -> str:
+    if len(name) > MAX_SERVER_NAME_CHARS or not _SERVER.fullmatch(name):
+        raise PydanticCustomError(
+            "server_name",
+            "is no name of a server: use 1 to {most} letters and digits, with single - and _ between them",
+            {"most": MAX_SERVER_NAME_CHARS},
+        )
+    return name
+
+
+def _url(url: str) -> str:
+    try:
+        parts = urlsplit(url.strip())
+        port_is_one = parts.port != 0
+    except ValueError:
+        parts, port_is_one = urlsplit(""), False
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or not port_is_one:
+        raise PydanticCustomError("url", "is no http:// or https:// address")
+    if "@" in parts.netloc:  # not quoted elsewhere: it may be a key
+        raise PydanticCustomError("url", "holds a user: a key belongs in `headers`")
+    return url.strip()
+
+
+def _variables(values: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in values.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise PydanticCustomError("variable", "holds what is no environment variable")
+    return values
+
+
+def _headers(values: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in values.items():
+        if not _HEADER.fullmatch(name) or not value.isprintable() or not value.isascii():
+            raise PydanticCustomError("header", "holds what is no header of a request")
+        if name.lower() in _OWN_HEADERS:
+            raise PydanticCustomError("header", "holds {name}, which the protocol itself sets", {"name": name})
+    return values
+
+
+ServerName = Annotated[str, AfterValidator(_server_name)]
+_Word = Annotated[str, Field(min_length=1, max_length=32_768)]
+_Words = Annotated[tuple[_Word, ...], Field(max_length=MAX_WORDS)]
+_Secrets = Annotated[Mapping[str, str], Field(max_length=MAX_VARIABLES)]
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class McpServerSettings:
+    """`[mcp.servers.NAME]`: a `command`, which is run in the tools' sandbox, or the `url` of a server.
+
+    `env` are variables that the command has beside the few of every sandbox, `headers` those of each request to the
+    URL; `${NAME}` in them is a variable of the node's own environment, so that no key has to stand in a file.
+    `network`: the command reaches the network. `tools`: only these, by the server's own names; None for all.
+    """
+
+    command: Annotated[_Words, BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)] = ()
+    url: Annotated[str, AfterValidator(_url)] | None = None
+    env: Annotated[_Secrets, AfterValidator(_variables)] = field(default_factory=dict[str, str], repr=False)
+    headers: Annotated[_Secrets, AfterValidator(_headers)] = field(default_factory=dict[str, str], repr=False)
+    network: StrictBool = False
+    tools: _Words | None = None
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> McpServerSettings:
+        if bool(self.command) == (self.url is not None):
+            raise PydanticCustomError(
+                "mcp_server", "needs a command or a url, and has {both}: write {example}",
+                {"both": "both" if self.command else "neither", "example": _EXAMPLE},
+            )  # fmt: skip
+        of_other = ("headers",) if self.command else ("env", "network")
+        for name in of_other:
+            if getattr(self, name):
+                kind = "command" if self.command else "url"
+                raise PydanticCustomError(
+                    "mcp_server", "has {name}, which a server with a {kind} does not take",
+                    {"name": name, "kind": kind},
+                )  # fmt: skip
+        return self
+
+
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
+class McpSettings:
+    """`[mcp]`: the servers of others whose tools this node has, by their names."""
+
+    servers: Annotated[Mapping[ServerName, McpServerSettings], Field(max_length=MAX_SERVERS)] = field(
+        default_factory=dict[str, McpServerSettings]
+    )
+
+
+def expanded(name: str, server: McpServerSettings, environment: Mapping[str, str]) -> McpServerSettings:
+    """`server` with the variables that its `env` and `headers` name. Raises SetupError for one that is not set."""
+
+    def filled(setting: str, values: Mapping[str, str]) -> Mapping[str, str]:
+        def value_of(found: re.Match[str]) -> str:
+            if (value := environment.get(found[1])) is None:
+                raise SetupError(
+                    f"[mcp.servers.{name}] {setting} names the environment variable {found[1]}, which is not set here"
+                )
+            return value
+
+        return {key: _VARIABLE.sub(value_of, value) for key, value in values.items()}
+
+    return replace(server, env=filled("env", server.env), headers=filled("headers", server.headers))
+
+
+def tool_name(server: str, tool: str) -> str:
+    """What a server's tool is called here: of at most `MAX_TOOL_NAME_CHARS` letters, digits, `_` and `-`.
+
+    What does not fit is replaced or cut, and then ends in eight characters that only this tool's name gives.
+    """
+    plain = f"{server}{SEPARATOR}{_NOT_IN_NAMES.sub('_', tool)}"
+    if plain == f"{server}{SEPARATOR}{tool}" and len(plain) <= MAX_TOOL_NAME_CHARS:
+        return plain
+    mark = hashlib.sha256(f"{server}\0{tool}".encode(errors="replace")).hexdigest()[:8]
+    return f"{plain[: MAX_TOOL_NAME_CHARS - 9]}_{mark}"
+
+
+def as_called(name: str) -> str:
+    """`name` as tools are called here: `github.search` is `github__search`."""
+    server, dot, tool = name.partition(".")
+    return tool_name(server, tool) if dot and _SERVER.fullmatch(server) and tool else name
