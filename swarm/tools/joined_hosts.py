@@ -24,7 +24,7 @@ class EnteredHost(ToolHost, Protocol):
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> object: ...
+    ) -> bool | None: ...
 
 
 class JoinedHosts:
