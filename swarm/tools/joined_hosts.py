@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from difflib import get_close_matches
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
 from pydantic import JsonValue
 
@@ -17,16 +17,6 @@ from swarm.tools.tool import ToolDefinition, ToolHost, ToolResult
 MAX_LISTED: Final = 40  # names of tools in one message
 
 
-class EnteredHost(ToolHost, Protocol):
-    """A tool host as it is made: it works within its `async with`."""
-
-    async def __aenter__(self) -> object: ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> bool | None: ...
-
-
 class JoinedHosts:
     """A `ToolHost` of the tools of `hosts`, in their order; of two with one name the first counts.
 
@@ -34,7 +24,7 @@ class JoinedHosts:
     entered, those before it are left, and where leaving one fails, the others are left all the same.
     """
 
-    def __init__(self, hosts: Sequence[EnteredHost]) -> None:
+    def __init__(self, hosts: Sequence[ToolHost]) -> None:
         self._hosts = tuple(hosts)
         self._entered = AsyncExitStack()
 
@@ -64,8 +54,8 @@ class JoinedHosts:
             raise BadRequest(unknown_tool(tool, tuple(found)), param="tool")
         return await found[name][1].execute(name, arguments, timeout_s)
 
-    def _by_name(self) -> dict[str, tuple[ToolDefinition, EnteredHost]]:
-        found: dict[str, tuple[ToolDefinition, EnteredHost]] = {}
+    def _by_name(self) -> dict[str, tuple[ToolDefinition, ToolHost]]:
+        found: dict[str, tuple[ToolDefinition, ToolHost]] = {}
         for host in self._hosts:
             for definition in host.tools():
                 found.setdefault(definition.name, (definition, host))

@@ -7,8 +7,10 @@ unread. One that goes beyond is left, which for a process means that it is ended
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import json
+import os
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
@@ -54,6 +56,7 @@ MAX_UNREAD_BYTES: Final = 16 << 20  # that a server has been sent and has not ta
 UNASKED_WITHIN_S: Final = 10.0
 MAX_UNASKED: Final = 10_000  # messages in so many seconds that answer nothing
 MAX_NO_MESSAGES: Final = 1000  # lines that are none: some servers write a greeting there
+LAST_WORDS_S: Final = 2.0  # from the end of its output to that of everything else
 MAX_LAST_WORDS: Final = 300  # characters of what a process wrote last
 SERVER_LIMITS: Final = CommandLimits(cpu_s=None)
 LEAVING_S: Final = 2.0  # that a server over HTTP is given to hear that its session is over
@@ -102,6 +105,7 @@ class ProcessConnection:
         self._no_messages = 0
         self._unasked: deque[float] = deque(maxlen=MAX_UNASKED)
         self._last_words = ""
+        self._heard_all = asyncio.Event()
 
     async def ask(
         self, method: str, params: JsonObject, revision: str | None, headers: Mapping[str, str] | None = None
@@ -130,7 +134,7 @@ class ProcessConnection:
             raise McpProblem(self.broken.result())
         writer = self._process.stdin
         if writer is None or writer.is_closing():
-            raise McpProblem("has closed its input")
+            return  # why it is gone, the end of its output shows
         if writer.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
             self.give_up("does not read what it is sent")
             raise McpProblem("does not read what it is sent")
@@ -156,8 +160,13 @@ class ProcessConnection:
         except McpProblem as problem:
             self.give_up(str(problem))
             return
-        code = await self._process.wait()
-        self.give_up(f"ended with exit code {code}{self.said()}")
+        try:
+            async with asyncio.timeout(LAST_WORDS_S):
+                how = f"ended with exit code {await self._process.wait()}"
+                await self._heard_all.wait()
+        except TimeoutError:
+            how = "closed its output"
+        self.give_up(how + self.said())
 
     async def read_errors(self) -> None:
         """Keep the last line of what the server writes for people."""
@@ -165,6 +174,7 @@ class ProcessConnection:
         while errors is not None and (piece := await errors.read(READ_AT_ONCE_BYTES)):
             self._heard(piece)
             await asyncio.sleep(0)
+        self._heard_all.set()
 
     def said(self) -> str:
         """The last that it wrote and that is no message, to stand after what went wrong."""
@@ -318,7 +328,10 @@ class HttpConnection:
         except (aiohttp.ClientError, OSError) as error:
             if isinstance(error, TimeoutError):
                 raise
-            raise McpProblem(f"cannot be asked: {getattr(error, 'os_error', error) or type(error).__name__}") from error
+            system = getattr(error, "os_error", error)
+            number = getattr(system, "errno", None)
+            why = os.strerror(number) if number in errno.errorcode else str(system) or type(error).__name__
+            raise McpProblem(f"cannot be asked: {clean_line(str(why))}") from error
 
     async def _answer(self, response: aiohttp.ClientResponse, request_id: int, revision: str | None) -> ServerAnswer:
         kind = response.content_type

@@ -223,20 +223,26 @@ class McpToolHost:
 
     async def _linked(self) -> _Link:
         """Raises Unavailable while it is left alone, and where it cannot be had."""
-        while self._link is None:
-            left_s = self._retry_at - self._clock()
-            if self._problem is not None and left_s > 0:
-                raise Unavailable(
-                    f"MCP server {self.name} {self._problem}; it is started again when it is asked for in "
-                    f"{left_s:.0f} s",
-                    max(1, round(left_s)),
-                )
-            failures = self._failures
-            self._wanted.set()
-            await self._changed.wait()
-            if self._link is None and self._failures > failures:
-                raise Unavailable(f"MCP server {self.name} {self._problem}", max(1, round(retry_after_s(failures + 1))))
-        return self._link
+        while True:
+            link = self._link
+            if link is None:
+                await self._connected()
+            elif link.connection.broken.done():
+                await self._changed.wait()  # it is about to be left
+            else:
+                return link
+
+    async def _connected(self) -> None:
+        """Return when something has become of a server that is not connected. Raises as `_linked` does."""
+        left_s = self._retry_at - self._clock()
+        if self._problem is not None and left_s > 0:
+            again = f"it is started again when it is asked for in {left_s:.0f} s"
+            raise Unavailable(f"MCP server {self.name} {self._problem}; {again}", max(1, round(left_s)))
+        failures = self._failures
+        self._wanted.set()
+        await self._changed.wait()
+        if self._link is None and self._failures > failures:
+            raise Unavailable(f"MCP server {self.name} {self._problem}", max(1, round(retry_after_s(failures + 1))))
 
     def _look_after(self, link: _Link) -> None:
         """A call was not answered: a server that answers nothing at all is left."""

@@ -243,16 +243,11 @@ class SandboxedProcess:
                 await self._end_container()
             else:
                 _kill_tree(self.process.pid)
-            with suppress(ProcessLookupError):
-                self.process.kill()
-            await self.process.wait()
+            await killed(self.process)
         finally:
             if self.inner is not None:
                 os.close(self.inner)
                 self.inner = None
-            transport = getattr(self.process, "_transport", None)
-            if transport is not None:
-                transport.close()
 
     async def _end_container(self) -> None:
         if self.process.returncode is not None:
@@ -266,6 +261,24 @@ class SandboxedProcess:
             stderr=asyncio.subprocess.DEVNULL,
         )
         await ender.wait()
+
+
+async def killed(process: asyncio.subprocess.Process) -> None:
+    """Kill it, and return when it is gone, also where it said more than anybody has read.
+
+    Python's `wait` waits for the ends of its pipes, too, and one that is full is not read to its end.
+    """
+    with suppress(ProcessLookupError):
+        process.kill()
+    transport: asyncio.SubprocessTransport | None = getattr(process, "_transport", None)
+    if transport is not None:
+        for number in range(3):
+            pipe = transport.get_pipe_transport(number)
+            if pipe is not None:
+                pipe.close()
+    await process.wait()
+    if transport is not None:
+        transport.close()
 
 
 def _kill_tree(pid: int) -> None:

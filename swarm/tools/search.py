@@ -21,6 +21,7 @@ from swarm.tools.bounded_output import cut_in_the_middle
 from swarm.tools.glob_patterns import GlobPattern
 from swarm.tools.rooted_files import RootedFiles, failure, inside
 from swarm.tools.sandbox import NIX_PATH, SYSTEM_PATH
+from swarm.tools.sandboxed_process import killed
 from swarm.tools.search_worker import MOST_MATCHES, SKIPPED, Search
 from swarm.tools.tool import MAX_OUTPUT_CHARS, ToolFailure, ToolResult
 
@@ -156,9 +157,7 @@ class _Searcher:
     async def end(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        await self._process.wait()
+        await killed(self._process)
 
 
 def _result(answer: Mapping[str, Any], path: str, relative: str, pattern: str) -> ToolResult:

@@ -37,6 +37,7 @@ from swarm.tools.public_web import (
     session_by_proxy,
     web_address,
 )
+from swarm.tools.sandboxed_process import killed
 from swarm.tools.tool import DEFAULT_TIMEOUT_S, MAX_OUTPUT_CHARS, ToolDefinition, ToolResult
 
 MAX_PAGE_BYTES: Final = 1_000_000  # of a page, unpacked: what is longer is read to there
@@ -268,15 +269,10 @@ async def read_page(page: str, address: str) -> str:
         text, _ = await process.communicate(page.encode("utf-8", errors="replace"))
     finally:
         if process.returncode is None:
-            process.kill()
-            await finished(asyncio.create_task(_ended(process), name="page reader"))
+            await finished(asyncio.create_task(killed(process), name="page reader"))
     if process.returncode != 0:
         raise _Failure("is a page that could not be read as text")
     return text.decode("utf-8", errors="replace")
-
-
-async def _ended(process: asyncio.subprocess.Process) -> None:
-    await process.wait()
 
 
 def _shown(found: _Fetched, text: str, offset: int) -> ToolResult:
