@@ -49,11 +49,12 @@ def _unexplained(error: Exception) -> SwarmError:
 class ModelChoice:
     """A model of pydantic-ai that is there already, what to call it, and the settings of its requests.
 
-    `explain` says what the errors of its requests mean, as one of `swarm/errors.py`.
+    `explain` says what the errors of its requests mean, as one of `swarm/errors.py`. `host` is where it is, if known.
     """
 
     model: Model[Any]
     name: str
+    host: str | None = None
     explain: Callable[[Exception], SwarmError] = _unexplained
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -178,7 +179,7 @@ class Agent:
         model = make_swarm_model(self._url, self._model, self._key)
         stack.push_async_callback(model.client.close)
         settings = dict(swarm_settings(self._votes, self._thinking))
-        return ModelChoice(model, self._model, lambda error: node_error(error, self._url), settings)
+        return ModelChoice(model, self._model, None, lambda error: node_error(error, self._url), settings)
 
 
 def require_pydantic_ai() -> None:

@@ -164,7 +164,8 @@ def provider_choice(
     """
     row = provider_named(provider) if isinstance(provider, str) else provider
     found = key_for(row, key, configured_key, environment, base_url)
-    return ModelChoice(make_model(row, model, found, base_url=base_url, **options), f"{row.name}/{model}")
+    made = make_model(row, model, found, base_url=base_url, **options)
+    return ModelChoice(made, f"{row.name}/{model}", urlsplit(made.place.base).hostname)
 
 
 def place_of(

@@ -27,6 +27,7 @@ from swarm.commands.agent_lines import approval_question, read_approval, read_ed
 from swarm.commands.agent_screen import AgentScreen, JsonLines
 from swarm.commands.node_client import NodeApi
 from swarm.commands.output import complain, interrupted, is_terminal, read_standard_input, say, say_line
+from swarm.engines.upstream.address import reach_of
 from swarm.errors import SetupError, SwarmError
 from swarm.providers import ThinkingLevel
 from swarm.tools.local_host import LocalToolHost
@@ -159,6 +160,11 @@ class _Run:
             if self._typed is not None:
                 self._typed.close()
 
+    @property
+    def _model_name(self) -> str:
+        options = self._options
+        return options.model if options.provider is None else f"{options.provider}/{options.model}"
+
     def _resumed(self) -> list[ModelMessage]:
         if self._stored is None:
             return []
@@ -189,7 +195,7 @@ class _Run:
                 prompt = line.strip().removeprefix(FOLLOWS).strip()
                 continue
             if self._kept is None:
-                self._kept = self._files.begin(self._options.model, prompt, self._root)
+                self._kept = self._files.begin(self._model_name, prompt, self._root)
                 session.name = self._kept.head.id
             code, reason = await self._run_once(session, prompt)
             if self._typed is None or (not conversation and reason != "aborted"):
@@ -337,7 +343,8 @@ def provider_model(options: AgentOptions) -> ModelChoice | None:
         thinking=options.think,
         tell=told,
     )
-    told(f"{made.name} answers: what is asked, and what tools read, goes there")
+    leaves = ", and LEAVES THIS NETWORK" if made.host is None or reach_of(made.host) == "internet" else ""
+    told(f"{made.name} answers: what is asked, and what tools read, goes there{leaves}")
     return made
 
 

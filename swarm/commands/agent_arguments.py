@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from swarm.errors import SetupError
-from swarm.providers import THINKING_LEVELS
+
+if TYPE_CHECKING:
+    from swarm.providers import ThinkingLevel
 
 HERE: Final = "here"
 OWN_NODE: Final = "node"
@@ -48,7 +50,7 @@ def add_agent(commands: Any, add_url: Callable[[argparse.ArgumentParser], None],
     )
     steps.add_argument("--ahead", type=int, metavar="K", help="a step is decided when it is K votes ahead of others")
     steps.add_argument("--max-turns", type=int, default=25, metavar="N", help="answers in one run (default 25)")
-    steps.add_argument("--think", choices=THINKING_LEVELS, metavar="LEVEL", help=" | ".join(THINKING_LEVELS))
+    steps.add_argument("--think", metavar="LEVEL", help="off, minimal, low, medium, high or xhigh")
     steps.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
     tools = parser.add_argument_group("tools")
     tools.add_argument(
@@ -95,7 +97,7 @@ def run_agent(arguments: argparse.Namespace, key: str | None) -> int:
         system=arguments.system,
         json=arguments.json,
         resume=arguments.resume,
-        think=arguments.think,
+        think=_think(arguments.think),
         provider=arguments.provider,
         base_url=arguments.base_url,
         provider_key=arguments.api_key,
@@ -117,3 +119,17 @@ def _look_at_provider(arguments: argparse.Namespace) -> None:
             "a provider's own answers are not voted on; behind a node they are: "
             f"`swarm --upstream {arguments.provider}`, and `swarm agent` without --provider"
         )
+    if arguments.tool_host == OWN_NODE:
+        raise SetupError("--tool-host needs a URL with --provider: no node is asked")
+
+
+def _think(word: str | None) -> ThinkingLevel | None:
+    """The level of that name; the table of providers is loaded for it alone. Raises SetupError."""
+    from swarm.providers import THINKING_LEVELS
+
+    for level in THINKING_LEVELS:
+        if level == word:
+            return level
+    if word is not None:
+        raise SetupError(f"--think {word!r} is no level of thought: there are {', '.join(THINKING_LEVELS)}")
+    return None

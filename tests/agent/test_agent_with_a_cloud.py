@@ -10,7 +10,7 @@ import pytest
 
 from swarm.cli import main
 from tests.agent.fake_providers.chat import ChatWire
-from tests.agent.fake_providers.replies import Called, Refusal, Turn
+from tests.agent.fake_providers.replies import Called, Refusal, Trouble, Turn
 from tests.agent.fake_providers.server import KEY, fake_provider
 from tests.agent.scripted_turns import calls, node_taking, run_it, seen
 
@@ -92,7 +92,7 @@ def test_what_cannot_be_asked_of_a_cloud(
 
 
 async def test_a_node_s_key_never_goes_to_a_cloud(tmp_path: Path) -> None:
-    async with fake_provider(ChatWire(), Refusal(500, "down"), key=None) as fake:
+    async with fake_provider(ChatWire(), Refusal(Trouble.BROKEN), key=None) as fake:
         await asyncio.to_thread(
             run_it, "http://127.0.0.1:9", tmp_path, "--provider", f"{fake.base}/v1", "--model", "model-a", "go",
             variables={"SWARM_API_KEY": "sk-of-a-node-0123456789"},
