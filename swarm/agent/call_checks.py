@@ -1,15 +1,16 @@
 """Whether a call that a model made can be executed: a tool that there is, and arguments that keep its schema. Pure.
 
 Arguments are read as votes read them, so that what a vote took for equal is executed as equal: a scalar that stands
-for the wanted type is that type ("5" for an integer is 5). Nothing else is repaired here.
+for the wanted type is that type ("5" for an integer is 5). Nothing else is repaired here, and texts stay to the letter.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Final
+from typing import Final, cast
 
 from pydantic import JsonValue
 
@@ -49,11 +50,25 @@ def check_call(asked: AskedCall, tools: Sequence[ToolDefinition], *, cut: bool =
     if definition is None:
         return CheckedCall(asked, problem=_unknown(asked.tool, tools))
     try:
-        value = parse_json(asked.arguments or "{}")
+        value = _as_written(asked.arguments or "{}")
     except ValueError as error:
-        why = "the answer was cut off before they ended: make them shorter" if cut else f"they are no JSON: {error}"
-        return CheckedCall(asked, definition, problem=f"the arguments cannot be read: {why}")
+        why = "the answer was cut off before they ended: make them shorter" if cut else str(error)
+        return CheckedCall(asked, definition, problem=f"the arguments cannot be read as JSON: {why}")
     return check_arguments(asked, definition, value)
+
+
+def _as_written(text: str) -> JsonValue:
+    """What a vote can read, with its texts to the letter. Raises ValueError.
+
+    To a vote the two forms of an accented letter are the same, composed and decomposed; to a file they are not.
+    """
+    parse_json(text)
+
+    def number(digits: str) -> int | float:
+        value = float(digits)
+        return int(value) if value.is_integer() else value
+
+    return cast("JsonValue", json.loads(text, parse_float=number))
 
 
 def check_arguments(asked: AskedCall, definition: ToolDefinition, value: JsonValue) -> CheckedCall:

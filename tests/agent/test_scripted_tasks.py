@@ -291,6 +291,20 @@ async def test_voters_that_write_a_number_differently_agree(shop: Shop) -> None:
     assert job.results[0]["output"].startswith("2\ttwo")
 
 
+async def test_texts_are_executed_to_the_letter(shop: Shop) -> None:
+    """A vote compares texts in one form of their accents; a file that has the other form does not contain it."""
+    apart, composed = "cafe\u0301", "caf\u00e9"
+    part = in_turn(
+        call("edit", path="a.txt", old=f"{apart} one", new=f"{apart} two"),
+        calls(Call("write", {"path": f"{apart}.txt", "content": apart}), Call("grep", {"pattern": apart})),
+        DONE,
+    )
+    files = {"a.txt": f"{composed} one\n{apart} one\n"}
+    job = await shop.do("mind the accents", part, "--yes", "edit,write", files=files)
+    assert job.scratch.files() == {"a.txt": f"{composed} one\n{apart} two\n", f"{apart}.txt": apart}
+    assert composed not in job.read_by_model[-1]
+
+
 async def test_bad_arguments_are_told_and_put_right_by_the_model(shop: Shop) -> None:
     def part(so_far: Conversation) -> Say:
         if so_far.turn == 0:
