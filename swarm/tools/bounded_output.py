@@ -41,7 +41,9 @@ class OutputEnds:
             return cut_in_the_middle(_decoded(self._head + self._tail), most_chars)
         if (over := len(self._tail) - self._kept_bytes) > 0:
             self._cut(over)
-        head, tail = _decoded(self._head), _decoded(self._tail)
+        # A character that lies across the first cut counts as one of the head's.
+        part = len(self._tail[:3]) - len(self._tail[:3].lstrip(_CONTINUATIONS)) if len(self._tail) > 3 else 0
+        head, tail = _decoded(self._head), _decoded(self._tail[part:])
         half = most_chars // 2
         cut = self._between_chars + max(0, len(head) - half) + max(0, len(tail) - half)
         return _joined(head[:half], cut, tail[-half:]), True

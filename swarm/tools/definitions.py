@@ -1,6 +1,7 @@
 """The tools of this machine as models are told of them, and the check of what they ask.
 
-Models read all of it with every step, so each word has to earn its place: a test counts the tokens.
+Models read all of it with every step, so each word has to earn its place: a test counts the tokens. How long a text may
+be is no business of theirs, and said where it is too long.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ from swarm.errors import BadRequest
 from swarm.generation import JsonObject
 from swarm.tools.tool import DEFAULT_TIMEOUT_S, MOST_TIMEOUT_S, ToolDefinition
 
-MAX_PATH_CHARS: Final = 4096
 MAX_FILE_BYTES: Final = 1_000_000  # of a file that is read, written or edited; bash has the rest
 MAX_COMMAND_CHARS: Final = 100_000  # the kernel takes 128 KiB in one argument
 MAX_MESSAGE_CHARS: Final = 200  # of what is wrong with an argument; it quotes the argument
 
-_PATH: Final[JsonObject] = {"type": "string", "minLength": 1, "maxLength": MAX_PATH_CHARS}
+_PATH: Final[JsonObject] = {"type": "string"}
 
 
 def _schema(required: tuple[str, ...], **properties: JsonObject) -> JsonObject:
@@ -45,7 +45,7 @@ READ: Final = ToolDefinition(
 WRITE: Final = ToolDefinition(
     "write",
     "Write a file, replacing all of it; folders are made.",
-    _schema(("path", "content"), path=_PATH, content={"type": "string", "maxLength": MAX_FILE_BYTES}),
+    _schema(("path", "content"), path=_PATH, content={"type": "string"}),
     alone=True,
 )
 EDIT: Final = ToolDefinition(
@@ -54,8 +54,8 @@ EDIT: Final = ToolDefinition(
     _schema(
         ("path", "old", "new"),
         path=_PATH,
-        old={"type": "string", "minLength": 1, "maxLength": MAX_FILE_BYTES},
-        new={"type": "string", "maxLength": MAX_FILE_BYTES},
+        old={"type": "string"},
+        new={"type": "string"},
         all={"type": "boolean"},
     ),
     alone=True,
@@ -71,7 +71,7 @@ GREP: Final = ToolDefinition(
     "Search file contents by regular expression.",
     _schema(
         ("pattern",),
-        pattern={"type": "string", "minLength": 1, "maxLength": 1000},
+        pattern={"type": "string"},
         path={**_PATH, "description": "file or folder"},
         glob={**_PATH, "description": "only these files"},
         ignore_case={"type": "boolean"},
@@ -83,7 +83,7 @@ BASH: Final = ToolDefinition(
     "Run a bash command in the project's folder. No input; nothing runs on after it.",
     _schema(
         ("command",),
-        command={"type": "string", "minLength": 1, "maxLength": MAX_COMMAND_CHARS},
+        command={"type": "string"},
         timeout_s={
             "type": "number",
             "exclusiveMinimum": 0,

@@ -53,6 +53,8 @@ def edit(files: RootedFiles, arguments: Mapping[str, Any]) -> ToolResult:
     """Exact text of a file replaced: the one place where it is, or every one."""
     path, old, new = arguments["path"], arguments["old"], arguments["new"]
     text = _text(files.read(path), path)
+    if not old:
+        raise ToolFailure("old is empty: give the text to replace, or use write")
     if old == new:
         raise ToolFailure("old and new are the same: nothing would change")
     if old not in text and "\r\n" in text and "\r\n" not in old:  # models write the line ends that they were shown

@@ -14,13 +14,13 @@ from pydantic import JsonValue
 
 from federation.tasks import cancel_and_wait, finished
 from swarm.errors import BadRequest
-from swarm.tools.definitions import DEFINITIONS, check_arguments
+from swarm.tools.definitions import DEFINITIONS, MAX_COMMAND_CHARS, check_arguments
 from swarm.tools.file_tools import FILE_TOOLS, FileTool
 from swarm.tools.plan import CHANGING_TOOLS, ToolPlan
 from swarm.tools.rooted_files import RootedFiles
 from swarm.tools.sandbox import CommandLimits, Sandbox
 from swarm.tools.sandboxed_process import DEFAULT_LIMITS, NoSandbox, find_sandbox, opened_confinement, run_command
-from swarm.tools.search import Searchers, glob
+from swarm.tools.search import Searchers, find_ripgrep, glob
 from swarm.tools.tool import (
     DEFAULT_TIMEOUT_S,
     MOST_AT_ONCE,
@@ -68,7 +68,7 @@ class LocalToolHost:
         self._limits = limits
         self._places = asyncio.Semaphore(MOST_AT_ONCE)
         self._editing = asyncio.Lock()
-        self._searchers = Searchers(self._files)
+        self._searchers = Searchers(self._files, find_ripgrep())
         self._running: set[asyncio.Task[ToolResult]] = set()
         self._sandbox: Sandbox | NoSandbox | None = sandbox
 
@@ -150,6 +150,8 @@ class LocalToolHost:
             command.encode()
         except UnicodeEncodeError as error:
             raise ToolFailure(f"the command holds half a character at {error.start}: write it again") from error
+        if len(command) > MAX_COMMAND_CHARS:
+            raise ToolFailure(f"the command has more than {MAX_COMMAND_CHARS} characters: write a script and run it")
         if "\0" in command:
             raise ToolFailure("a command cannot hold a zero character")
         plan = self.plan

@@ -192,7 +192,7 @@ class RootedFiles:
         """Where a folder that is open lies below the root, by its own names: links have led there."""
         base, real = _path_of(root), _path_of(folder)
         if base is None or real is None:
-            return _parts_by_steps(root, folder, path)
+            return parts_by_steps(root, folder, path)
         if real == base:
             return ()
         if not real.startswith(base + "/"):
@@ -349,7 +349,7 @@ def _path_of(descriptor: int) -> str | None:
         return None
 
 
-def _parts_by_steps(root: int, folder: int, path: str) -> tuple[str, ...]:
+def parts_by_steps(root: int, folder: int, path: str) -> tuple[str, ...]:
     """The names down to an open folder, found by going up from it: each is looked for among its parent's entries."""
     top = os.fstat(root)
     parts: list[str] = []

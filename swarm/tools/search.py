@@ -27,8 +27,8 @@ from swarm.tools.tool import MAX_OUTPUT_CHARS, ToolFailure, ToolResult
 
 MOST_SEEN: Final = 200_000  # names that one `glob` looks at, a second or two
 MOST_PATHS: Final = 1000
+MAX_PATTERN_CHARS: Final = 1000
 _ANSWER_BYTES: Final = 1 << 20
-# Not the node's own PATH: that may name a folder of the project, where anybody's program could be called rg.
 _RIPGREP_PATH: Final = f"{SYSTEM_PATH}:{NIX_PATH}:/opt/homebrew/bin"
 _PACKAGES: Final = str(Path(swarm.__file__).resolve().parents[1])
 _PROGRAM: Final = (
@@ -43,6 +43,8 @@ def glob(files: RootedFiles, arguments: Mapping[str, Any]) -> ToolResult:
     given = arguments["pattern"]
     if given.startswith(f"{files.root}/"):
         given = given[len(str(files.root)) + 1 :]
+    if len(given) > MAX_PATTERN_CHARS:
+        raise ToolFailure(f"the pattern has more than {MAX_PATTERN_CHARS} characters")
     try:
         pattern = GlobPattern(given)
     except ValueError as error:
@@ -66,12 +68,19 @@ def glob(files: RootedFiles, arguments: Mapping[str, Any]) -> ToolResult:
     return ToolResult(output, truncated=cut or more > 0)
 
 
+def find_ripgrep() -> str | None:
+    """ripgrep in the system's folders; not by the node's own PATH, which may name a folder of the project."""
+    return which("rg", path=_RIPGREP_PATH)
+
+
 class Searchers:
     """Processes that search below one root, kept between calls; each call has one to itself."""
 
-    def __init__(self, files: RootedFiles, ripgrep: str | None = None, *, find_ripgrep: bool = True) -> None:
+    def __init__(self, files: RootedFiles, ripgrep: str | None) -> None:
+        """`ripgrep` is the program to search with, None for Python's `re`."""
         self._files = files
-        self._ripgrep = which("rg", path=_RIPGREP_PATH) if find_ripgrep else ripgrep
+        self._ripgrep = ripgrep
+        self.by_ripgrep = ripgrep is not None
         self._idle: list[_Searcher] = []
 
     async def grep(self, arguments: Mapping[str, Any], limit_s: float) -> ToolResult:
@@ -84,6 +93,8 @@ class Searchers:
             json.dumps(asdict(search), ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             raise ToolFailure("the pattern holds half a character: write it again") from error
+        if max(len(search.pattern), len(search.glob or "")) > MAX_PATTERN_CHARS:
+            raise ToolFailure(f"the pattern has more than {MAX_PATTERN_CHARS} characters")
         if "\0" in search.pattern or "\0" in (search.glob or ""):
             raise ToolFailure("a pattern cannot hold a zero character")
         searcher = await self._taken()

@@ -173,7 +173,10 @@ def test_a_root_that_vanishes_is_told(host: ToolHostProcess) -> None:
         assert running.bash("echo here").output == "here\n"
 
 
-@pytest.mark.parametrize(("command", "words"), [("echo \0", "zero character"), ("echo \ud800", "half a character")])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("echo \0", "zero character"), ("echo \ud800", "half a character"), ("x" * 100_001, "write a script")],
+)
 def test_a_command_that_no_system_takes_is_told(command: str, words: str, host: ToolHostProcess) -> None:
     result = host.bash(command)
     assert result.exit_code == 1

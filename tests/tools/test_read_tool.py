@@ -120,7 +120,7 @@ async def test_nothing_in_a_file_acts_on_a_terminal(root: Path) -> None:
         ("read", {"path": 1}, "arguments.path"),
         ("read", {"path": "x", "offset": 0}, "arguments.offset"),
         ("read", {"path": "x", "lines": 3}, "arguments.lines"),
-        ("read", {"path": "x" * 5000}, "arguments.path"),
+        ("read", {"path": ["x" * 5000]}, "arguments.path"),
     ],
 )
 async def test_arguments_that_break_the_schema_are_a_bad_request(
