@@ -24,7 +24,8 @@ NOTHING: dict[str, Any] = {"type": "object", "properties": {}, "additionalProper
 class ScriptedTools:
     """Keeps the contract of a tool host. `say` gives its text back, `fail` ends by exit code 3, `break` is unavailable.
 
-    `wait` runs until it is cancelled; `waiting` counts those that do, and `turned` is set at each change of it.
+    `wait` runs until it is cancelled, and takes until `lets_go` is set to end then (it is, at first); `waiting` counts
+    those that do, and `turned` is set at each change of it.
     """
 
     def __init__(self) -> None:
@@ -32,6 +33,8 @@ class ScriptedTools:
         self.waiting = 0
         self.cancelled = 0
         self.turned = asyncio.Event()
+        self.lets_go = asyncio.Event()
+        self.lets_go.set()
 
     def tools(self) -> tuple[ToolDefinition, ...]:
         return (
@@ -70,6 +73,7 @@ class ScriptedTools:
             await asyncio.Event().wait()
             raise AssertionError("nobody sets it")
         finally:
+            await self.lets_go.wait()
             self.waiting -= 1
             self.cancelled += 1
             self.turned.set()

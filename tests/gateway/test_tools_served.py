@@ -356,6 +356,19 @@ async def test_a_message_that_cancels_ends_the_call_of_its_session_and_no_other(
     assert (await other).json["error"]["code"] == -32800
 
 
+async def test_a_call_that_is_cancelled_twice_while_it_ends_ends_once(client: Client, tools: ScriptedTools) -> None:
+    tools.lets_go.clear()
+    cancel = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 7}}
+    asking = asyncio.create_task(client.post("/mcp", call("wait", 7), Mcp_Session_Id="mine"))
+    await tools.until(1)
+    for _ in range(3):
+        assert (await client.post("/mcp", cancel, Mcp_Session_Id="mine")).status == 202
+    assert not asking.done(), "it is answered when what it ran is gone"
+    tools.lets_go.set()
+    assert (await asking).json["error"]["code"] == -32800
+    assert tools.cancelled == 1
+
+
 async def test_a_batch_is_answered_by_a_batch(client: Client) -> None:
     batch = [call("say", 1, text="a"), {"jsonrpc": "2.0", "method": "notifications/x"}, call("say", 2, text="b")]
     replies = (await client.post("/mcp", batch)).json

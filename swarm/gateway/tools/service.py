@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from swarm.errors import BadRequest, SwarmError, ToolsOff
 from swarm.gateway.http.access_middleware import KEY_HOLDER, caller_of
 from swarm.gateway.observing.metrics import Metrics, ToolOutcome
+from swarm.tools.mcp_servers import as_called
 from swarm.tools.tool import ToolDefinition, ToolHost, ToolResult
 
 log = logging.getLogger(__name__)
@@ -45,11 +46,11 @@ class ToolService:
     ) -> ToolResult:
         """One call to its end, on behalf of whoever sent `request`, in the log. Raises as `ToolHost.execute` does."""
         host, who, began = self._running_host(), requester(request), time.monotonic()
-        known = any(tool == definition.name for definition in host.tools())
-        name = tool if known else "an unknown tool"
+        known = {definition.name for definition in host.tools()} & {tool, as_called(tool)}
+        name = next(iter(known), "an unknown tool")
 
         def note(outcome: ToolOutcome, words: str, level: int = logging.INFO) -> None:
-            self._metrics.tool_called(tool if known else "unknown", outcome)
+            self._metrics.tool_called(name if known else "unknown", outcome)
             log.log(level, "%s called %s: %s after %d ms", who, name, words, round((time.monotonic() - began) * 1000))
 
         try:
@@ -82,9 +83,7 @@ class ToolService:
                 try:
                     yield
                 finally:
-                    self._running[name].remove(limit)
-                    if not self._running[name]:
-                        del self._running[name]
+                    self._forget(name, limit)
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -92,10 +91,15 @@ class ToolService:
 
     def cancel(self, name: CallName) -> int:
         """End the calls of that name; how many there were."""
-        running = self._running.get(name, ())
+        running = self._running.pop(name, [])  # of one that is ending nothing more can be said
         for limit in running:
             limit.reschedule(asyncio.get_running_loop().time())
         return len(running)
+
+    def _forget(self, name: CallName, limit: asyncio.Timeout) -> None:
+        left = [other for other in self._running.pop(name, ()) if other is not limit]
+        if left:
+            self._running[name] = left
 
     def _running_host(self) -> ToolHost:
         if self._host is None:
