@@ -126,7 +126,7 @@ def _sandbox(text: str) -> str:
 Models = Annotated[Texts, Field(max_length=MOST_LOADED)]
 Upstreamed = Annotated[Texts, Field(max_length=MAX_UPSTREAMS)]
 ToolNames = Annotated[tuple[str, ...], BeforeValidator(_tool_names)]
-Sandbox = Annotated[str, AfterValidator(_sandbox)]
+SandboxName = Annotated[str, AfterValidator(_sandbox)]
 LogLevel = Annotated[str, AfterValidator(_level)]
 LogFormat = Annotated[str, AfterValidator(_log_format)]
 
@@ -187,7 +187,7 @@ class Settings:
     tools: ToolNames | None = None
     tools_root: ExpandedPath | None = None
     tools_network: bool = False
-    tools_sandbox: Sandbox | None = None
+    tools_sandbox: SandboxName | None = None
     tools_unsandboxed: bool = False
     tool_server: bool = False
     no_model: bool = False
