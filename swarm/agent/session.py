@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 DEFAULT_TURNS: Final = 25
 NOT_RUN: Final = 126  # the exit code of a call that was not executed, as shells have it
 ABORTED: Final = "not executed: the run was aborted"
+LOST: Final = "the agent ended before it kept a result: this may have been executed, in part or in whole"
 INTERRUPTED: Final = "aborted while it ran: what it had done until then stays"
 
 Listener = Callable[[AgentEvent], None]
@@ -168,7 +169,7 @@ class Session:
         tools = self._tools()
         self._tell(RunStarted(self.name, self._options.model_name, tuple(tools), prompt))
         try:
-            self._settle(ABORTED)
+            self._settle(LOST)
             self._add(turns.said([*self._taken("asap"), *self._taken("when_idle"), prompt], self._options.instructions))
             reason, output = await self._steps(tools)
         except SwarmError as error:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
-from collections.abc import AsyncIterator, Mapping
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,7 @@ from swarm.tools.tool import MAX_OUTPUT_CHARS
 from tests.doubles.agent_program import Ended, ForkedCommands, Scratch
 from tests.doubles.played_engine import Call, Conversation, Part, PlayedEngine, Say, Turn, call, calls, in_turn
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
+from tests.doubles.waiting import eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -88,6 +91,7 @@ class Shop:
         scratch: Scratch | None = None,
         environment: Mapping[str, str] | None = None,
         votes: int | None = 3,
+        meanwhile: Callable[[int, Scratch], Awaitable[None]] | None = None,
     ) -> Job:
         """Have the agent do `task`, as which the model plays `part`; each step by so many `votes`."""
         if scratch is None:
@@ -97,7 +101,10 @@ class Shop:
         before = len(self.engine.asked)
         voted = () if votes is None else ("--votes", str(votes))
         words = ["agent", task, "--json", "--url", self.node.url, *voted, *options]
-        ended = await self.commands.run(words, scratch, environment)
+        at = scratch
+        ended = await self.commands.run(
+            words, at, environment, None if meanwhile is None else lambda child: meanwhile(child, at)
+        )
         return Job(ended, scratch, tuple(self.engine.asked[before:]))
 
 
@@ -334,7 +341,7 @@ async def test_a_command_that_hangs_is_ended_with_all_that_it_started(shop: Shop
     assert first["timed_out"]
     assert "[ended: the time was up" in job.read_by_model[0]
     assert (second["exit_code"], second["output"].strip()) == (0, "on")
-    assert not [each for each in psutil.process_iter(["cmdline"]) if "86123" in (each.info["cmdline"] or [])]
+    assert not running("86123")
 
 
 async def test_a_voter_that_would_destroy_is_outvoted(shop: Shop) -> None:
@@ -470,6 +477,55 @@ async def test_a_session_is_taken_up_again(shop: Shop) -> None:
     assert more.end["output"] == "It is 17."
     asked = Conversation(more.asked[0].messages or ())
     assert asked.said == (task, "which was it")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
+async def test_an_agent_that_is_ended_takes_its_command_along_and_can_be_taken_up(
+    shop: Shop, number: signal.Signals
+) -> None:
+    """A call that was under way has a result when the session goes on: a model may not be asked without one."""
+    task, duration = f"be ended by {number.name}", str(86_200 + number)
+
+    async def end(child: int, scratch: Scratch) -> None:
+        await eventually((scratch.repository / "begun").exists)
+        os.kill(child, number)
+
+    part = in_turn(call("bash", command=f"touch begun; (setsid sleep {duration} &); sleep {duration}"), DONE)
+    first = await shop.do(task, part, "--yes", "bash", meanwhile=end)
+    assert first.code == (1 if number == signal.SIGINT else -9)
+    await eventually(lambda: not running(duration))
+    more = await shop.do("go on", in_turn(), "--resume", first.of("start")[0]["session"], scratch=first.scratch)
+    assert more.code == 0, more.ended.errors
+    [told] = more.read_by_model
+    assert "not executed" not in told
+    assert ("aborted while it ran" if number == signal.SIGINT else "may have been executed") in told
+    if number == signal.SIGINT:
+        assert (first.end["reason"], first.results[0]["exit_code"]) == ("aborted", 126)
+
+
+def running(word: str) -> list[list[str]]:
+    """The command lines of the processes that have `word` among their arguments."""
+    return [found for each in psutil.process_iter(["cmdline"]) if word in (found := each.info["cmdline"] or [])]
+
+
+async def test_a_conversation_that_is_too_long_is_an_error_that_names_both_numbers(shop: Shop) -> None:
+    engine = PlayedEngine(EngineSpec("played", None, 700, 8, threads=1))
+    engine.parts["fill"] = in_turn(call("bash", command="yes | head -n 1000"))
+    async with RunningNode("attic", ready(engine)) as small:
+        job = await shop.do("fill", in_turn(), "--url", small.url, "--yes", "bash")
+    assert job.code == 1
+    [error] = job.of("error")
+    assert "tokens and the context holds 700" in error["message"]
+
+
+async def test_a_node_that_is_gone_is_an_error_with_the_remedy(shop: Shop) -> None:
+    async with RunningNode("attic", ready(PlayedEngine(EngineSpec("played", None, 700, 8, threads=1)))) as other:
+        url = other.url
+    job = await shop.do("ask nobody", in_turn(), "--url", url)
+    assert job.code == 1
+    [error] = job.of("error")
+    assert error["message"].startswith(f"no node answers at {url}")
+    assert "--url" in error["message"]
 
 
 async def test_a_model_that_fails_is_an_error_and_ends_with_1(shop: Shop) -> None:

@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -46,7 +46,7 @@ def ordinary_user() -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A command that has ended: its exit code, and what it wrote."""
+    """A command that has ended: its exit code (of a signal: less than 0), and what it wrote."""
 
     code: int
     output: str
@@ -126,8 +126,17 @@ class ForkedCommands:
             os.killpg(self._process.pid, signal.SIGKILL)
             await self._process.wait()
 
-    async def run(self, words: Sequence[str], scratch: Scratch, environment: Mapping[str, str] | None = None) -> Ended:
-        """`swarm` with these `words`, in the repository, nothing at its standard input."""
+    async def run(
+        self,
+        words: Sequence[str],
+        scratch: Scratch,
+        environment: Mapping[str, str] | None = None,
+        meanwhile: Callable[[int], Awaitable[None]] | None = None,
+    ) -> Ended:
+        """`swarm` with these `words`, in the repository, nothing at its standard input.
+
+        `meanwhile` is done while it runs; it gets the number of its process.
+        """
         assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -142,6 +151,9 @@ class ForkedCommands:
         async with self._one, asyncio.timeout(WAIT_S):
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
             await self._process.stdin.drain()
+            child = int(await self._process.stdout.readline())
+            if meanwhile is not None:
+                await meanwhile(child)
             code = int(await self._process.stdout.readline())
         return Ended(code, (scratch.folder / "output").read_text(), (scratch.folder / "errors").read_text())
 
@@ -153,7 +165,7 @@ def user_environment(scratch: Scratch) -> dict[str, str]:
 
 
 def serve() -> None:
-    """Fork for each order at standard input, and write its exit code when it has ended."""
+    """Fork for each order at standard input; write the number of the process, and its exit code when it has ended."""
     for module in LOADED:
         importlib.import_module(module)
     for line in sys.stdin.buffer:
@@ -161,6 +173,8 @@ def serve() -> None:
         child = os.fork()
         if not child:
             _become(order)
+        sys.stdout.write(f"{child}\n")
+        sys.stdout.flush()
         _, status = os.waitpid(child, 0)
         sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
         sys.stdout.flush()

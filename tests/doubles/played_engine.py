@@ -166,16 +166,17 @@ class PlayedEngine(EchoEngine):
             raise BadRequest(f"n is {n}; this model runs 1 to {self.spec.slots} answers at once", param="n")
         refuse_unseen(self, request)
         self.asked.append(request)
-        return self._play(request, part(conversation), n)
+        return self._play(request, conversation, part, n)
 
-    async def _play(self, request: GenerationRequest, turn: Turn | Say, n: int) -> EventStream:
+    async def _play(self, request: GenerationRequest, conversation: Conversation, part: Part, n: int) -> EventStream:
         if self._closed:
             raise Unavailable("the engine is closed")
         prompt = await self.count_tokens(request)
         room = self.spec.context_tokens - prompt
         if room <= 0:
             raise ContextExceeded(prompt, self.spec.context_tokens, param=request.prompt_field)
-        turn = Turn((turn,)) if isinstance(turn, Say) else turn
+        said = part(conversation)
+        turn = Turn((said,)) if isinstance(said, Say) else said
         limit = room if request.max_tokens is None else min(room, request.max_tokens)
         running = {
             choice: _Answer(choice, turn.of(voter), request.stop, limit, prompt)
