@@ -309,7 +309,8 @@ def container_command(
     line += ["--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
     line += ["--pids-limit", str(limits.processes), "--memory", str(limits.memory_bytes)]
     line += ["--memory-swap", str(limits.memory_bytes), "--shm-size", str(_SHARED_MEMORY_BYTES)]
-    line += ["--network", ("bridge" if sandbox.kind == "docker" else "slirp4netns") if confinement.network else "none"]
+    if not confinement.network:
+        line += ["--network", "none"]
     if sandbox.kind == "podman":
         line += ["--userns", "keep-id"]
     elif sandbox.user is not None:

@@ -68,12 +68,17 @@ class NoSandbox:
 
 
 def find_sandbox(
-    choice: SandboxChoice, *, unsandboxed: bool = False, uid: int | None = None, contained: bool | None = None
+    choice: SandboxChoice,
+    *,
+    unsandboxed: bool = False,
+    uid: int | None = None,
+    contained: bool | None = None,
+    programs: str | None = None,
 ) -> Sandbox | NoSandbox:
     """The sandbox that `choice` names, after a command has run in it; or why there is none. Blocks for `_TRIAL_S`.
 
     `unsandboxed`: what `--tools-unsandboxed` asks for. `uid`: the user that commands would run as; `contained`: whether
-    this machine is a container. None: as it is here.
+    this machine is a container; `programs`: the folders with sandboxes' programs, as in PATH. None: as it is here.
     """
     uid = os.geteuid() if uid is None else uid
     if uid == 0 and not (in_container() if contained is None else contained):
@@ -86,13 +91,13 @@ def find_sandbox(
         return Sandbox("none", bash=bash) if bash else NoSandbox("there is no bash here", "install bash")
     kind = choice.kind if choice.kind != "auto" else "sandbox-exec" if sys.platform == "darwin" else "bwrap"
     if kind == "bwrap":
-        return _find_bwrap()
+        return _find_bwrap(programs or f"{SYSTEM_PATH}:{NIX_PATH}")
     if kind == "sandbox-exec":
-        program = shutil.which("sandbox-exec")
+        program = shutil.which("sandbox-exec", path=programs)
         if program is None:
             return NoSandbox("there is no sandbox-exec here", "it is part of macOS; on Linux install bubblewrap")
         return _tried(Sandbox("sandbox-exec", program))
-    program = shutil.which(kind)
+    program = shutil.which(kind, path=programs)
     if program is None:
         return NoSandbox(f"there is no {kind} here", f"install {kind}, or choose another sandbox")
     user = f"{os.getuid()}:{os.getgid()}" if kind == "docker" else None
@@ -109,10 +114,10 @@ def in_container() -> bool:
     return False
 
 
-def _find_bwrap() -> Sandbox | NoSandbox:
+def _find_bwrap(programs: str) -> Sandbox | NoSandbox:
     if not sys.platform.startswith("linux"):
         return NoSandbox("bwrap runs on Linux only", "use --tools-sandbox podman:IMAGE or docker:IMAGE")
-    program = shutil.which("bwrap", path=f"{SYSTEM_PATH}:{NIX_PATH}")
+    program = shutil.which("bwrap", path=programs)
     if program is None:
         return NoSandbox("bwrap is not installed", "install the package bubblewrap (apt, dnf, pacman, zypper, apk)")
     view = system_view()

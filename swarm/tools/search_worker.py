@@ -34,11 +34,11 @@ _MEMORY_BYTES: Final = 2 << 30
 _LIBRARIES: Final = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/nix", "/opt/homebrew")
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-# From <linux/landlock.h>, <linux/prctl.h>; the numbers are the same on every architecture.
+# From <linux/landlock.h> and <linux/prctl.h>; the numbers are the same on every architecture.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _EXECUTE, _READ_FILE, _READ_DIR = 1, 4, 8
 _RIGHTS: Final = ((1, (1 << 13) - 1), (2, 1 << 13), (3, 1 << 14))  # file rights that each version of Landlock knows
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,6 @@ def _by_ripgrep(ripgrep: str, target: int, is_folder: bool, nothing: int, search
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={},
-        preexec_fn=_end_with_parent,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -229,8 +228,3 @@ def _confined(root: int, ripgrep: str) -> bool:
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return False
     return libc.syscall(ctypes.c_long(_RESTRICT_SELF), ctypes.c_int(ruleset), ctypes.c_uint32(0)) == 0
-
-
-def _end_with_parent() -> None:
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
