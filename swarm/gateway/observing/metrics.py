@@ -21,7 +21,7 @@ from swarm.generation import Candidate
 from swarm.workers.life import GIVEN, MENDED, LifeEvent
 from swarm.workers.slots import Refusal
 
-ToolOutcome = Literal["ok", "failed", "timed_out", "refused", "unavailable", "cut"]
+CallOutcome = Literal["ok", "failed", "timed_out", "refused", "unavailable", "cut"]
 AGREEMENT_BUCKETS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 LAG_LOOK_S = 0.5
@@ -167,7 +167,7 @@ class Metrics:
         """A request was turned away: its queue or the node was full, or it would have waited beyond its deadline."""
         self._refused.labels(why).inc()
 
-    def tool_called(self, tool: str, outcome: ToolOutcome) -> None:
+    def tool_called(self, tool: str, outcome: CallOutcome) -> None:
         """A call of one of this node's tools ended. `tool` is the name of one that there is, or "unknown"."""
         self._tool_calls.labels(tool, outcome).inc()
 

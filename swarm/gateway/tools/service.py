@@ -15,7 +15,7 @@ from pydantic import JsonValue
 
 from swarm.errors import BadRequest, SwarmError, ToolsOff
 from swarm.gateway.http.access_middleware import KEY_HOLDER, caller_of
-from swarm.gateway.observing.metrics import Metrics, ToolOutcome
+from swarm.gateway.observing.metrics import CallOutcome, Metrics
 from swarm.tools.mcp_servers import as_called
 from swarm.tools.tool import ToolDefinition, ToolHost, ToolResult
 
@@ -49,7 +49,7 @@ class ToolService:
         known = {definition.name for definition in host.tools()} & {tool, as_called(tool)}
         name = next(iter(known), "an unknown tool")
 
-        def note(outcome: ToolOutcome, words: str, level: int = logging.INFO) -> None:
+        def note(outcome: CallOutcome, words: str, level: int = logging.INFO) -> None:
             self._metrics.tool_called(name if known else "unknown", outcome)
             log.log(level, "%s called %s: %s after %d ms", who, name, words, round((time.monotonic() - began) * 1000))
 
