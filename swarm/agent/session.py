@@ -122,7 +122,10 @@ class Session:
         return tuple(self._messages)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
-        """Tell `listener` everything from now on; the function that is returned ends it."""
+        """Tell `listener` everything from now on; the function that is returned ends it.
+
+        What a listener raises ends the run, as an error of the run itself does.
+        """
         self._listeners.append(listener)
 
         def leave() -> None:

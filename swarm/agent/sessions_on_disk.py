@@ -97,19 +97,17 @@ class SessionFiles:
 
 
 class SessionFile:
-    """The file of one session. Each message is on disk before the session goes on."""
+    """The file of one session. Each message is written before the session goes on."""
 
     def __init__(self, path: Path, head: SessionHead) -> None:
         self.path, self.head = path, head
 
     def add(self, line: JsonObject) -> None:
         """Append one line. Raises OSError."""
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, OWN_FILE)
-        try:
-            whole = json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
-            os.write(descriptor, whole + b"\n")
-        finally:
-            os.close(descriptor)
+        whole = json.dumps(line, separators=(",", ":"))  # ASCII: half a character, as models make them, can be kept
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+        with os.fdopen(os.open(self.path, flags, OWN_FILE), "ab") as file:
+            file.write(whole.encode() + b"\n")
 
     def keep(self, message: JsonObject) -> None:
         """Append a message. Raises OSError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -73,6 +74,8 @@ def run_agent(arguments: argparse.Namespace, key: str | None) -> int:
     from swarm.commands.node_client import NodeApi
     from swarm.node.settings import default_data_dir
 
+    if sys.platform == "win32":  # its event loop has neither signals nor a terminal that can be waited for
+        raise SetupError("the agent does not run on Windows itself: run it in WSL 2 (`wsl --install`; README.md)")
     folder = default_data_dir() / "agent"
     if arguments.list:
         return list_sessions(folder, arguments.json)

@@ -16,6 +16,8 @@ from swarm.commands.chat_answer import vote_line
 
 MOST_VALUE_COLUMNS: Final = 60  # of one argument in a line
 MOST_CALL_COLUMNS: Final = 160
+MOST_SHOWN_LINES: Final = 60  # of an argument, before somebody allows a call
+MOST_SHOWN_COLUMNS: Final = 2000
 MOST_SAID_COLUMNS: Final = 120  # of what a failing tool said
 APPROVAL_KEYS: Final = "y once, a always, n no (n WHY tells the model why), e edit"
 UNDECIDED_KEYS: Final = "y take it, r vote again, n stop"
@@ -78,8 +80,12 @@ def approval_question(tool: str, arguments: Mapping[str, JsonValue]) -> str:
 
 
 def _whole(value: JsonValue) -> str:
+    """A value as it is, each of its lines indented, so that none looks like one of this program's."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text.replace("\n", "\n        ")
+    lines = text.split("\n")
+    if (more := len(lines) - MOST_SHOWN_LINES) > 0:
+        lines[MOST_SHOWN_LINES:] = [f"[{more} more lines are not shown]"]
+    return "\n        ".join(cut(line, MOST_SHOWN_COLUMNS) for line in lines)
 
 
 def undecided_question(vote: StepVoted) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
@@ -212,6 +213,63 @@ async def test_json_lines_tell_programs_everything_and_ask_nobody(tmp_path: Path
     assert "nobody is there" in told[3]["result"]["output"]
     assert told[-1]["output"] == "Then not."
     assert not (tmp_path / "project" / "a.txt").exists()
+
+
+async def test_ctrl_c_at_a_question_aborts(tmp_path: Path) -> None:
+    async with node_taking(wrote("x"), ["Never."]) as (node, _), working(node.url, tmp_path, "go") as me:
+        await me.sees("may write run?")
+        await me.sees("> ")
+        me.type(CTRL_C)
+        await me.sees("aborted")
+        await me.sees("Ctrl-C once more ends")
+        await me.sees("> ")
+        me.type(CTRL_C)
+        assert await me.left() == 1
+    assert not (tmp_path / "project" / "a.txt").exists()
+
+
+async def test_what_models_and_tools_say_moves_no_cursor(tmp_path: Path) -> None:
+    evil = "\x1b[2J\x1b]0;owned\x07‮gnp"
+    turns = [calls(("read", {"path": f"{evil}.txt"}), (f"no{evil}", {})), [f"Done{evil}."]]
+    async with node_taking(*turns) as (node, _), working(node.url, tmp_path, "go") as me:
+        await me.sees("Done")
+        assert await me.left() == 0
+        for part in ("\x1b[2J", "\x1b]0", "\x07", "‮"):
+            assert part not in me.screen
+
+
+async def test_json_lines_are_ended_by_an_interrupt(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    async with node_taking([asyncio.Event()]) as (node, engine):
+        with subprocess.Popen(  # noqa: ASYNC220 - starting one blocks for a moment only
+            [*PROGRAM, "agent", "--url", node.url, "--json", "go"],
+            cwd=tmp_path / "project", env=environment(tmp_path), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            text=True,
+        ) as process:  # fmt: skip
+            await eventually(lambda: engine.running == 1)
+            process.send_signal(signal.SIGINT)
+            out, _ = await asyncio.to_thread(process.communicate)
+        await eventually(lambda: engine.cancelled == 1)
+    assert process.returncode == 1
+    assert [json.loads(line)["type"] for line in out.splitlines()] == ["start", "end"]
+    assert json.loads(out.splitlines()[-1])["reason"] == "aborted"
+
+
+async def test_a_reader_that_has_enough_ends_it_quietly(tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    gate = asyncio.Event()
+    async with node_taking(["First line.\n", gate, "Second line.\n"]) as (node, _):
+        line = shlex.join([*PROGRAM, "agent", "--url", node.url, "go"])
+        with subprocess.Popen(  # noqa: ASYNC220
+            ["/bin/sh", "-c", f"{line} | head -n 1"],
+            cwd=tmp_path / "project", env=environment(tmp_path), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            assert await asyncio.to_thread(process.stdout.readline) == "First line.\n"
+            gate.set()
+            _, complaints = await asyncio.to_thread(process.communicate)
+    assert complaints == ""
 
 
 async def test_a_session_is_resumed_where_it_was(tmp_path: Path) -> None:
