@@ -98,6 +98,6 @@ async def test_an_agent_that_ended_in_a_call_goes_on_with_a_result_that_says_so(
             ended = await session.run("go on")
         told = seen(engine)
     assert [role for role, _ in told] == ["user", "assistant", "tool", "user"]
-    assert "not executed" in str(told[2][1])
+    assert "may have been executed" in str(told[2][1])
     assert ended.output == "One."
     assert len(files.resume(kept.head.id)[1].messages) == 5
