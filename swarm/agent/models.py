@@ -12,8 +12,9 @@ import asyncio
 import math
 import os
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from urllib.parse import urlsplit
@@ -62,11 +63,12 @@ MOST_WAIT_S: Final = 60  # that is waited before asking once more; who says long
 NO_KEY: Final = "none"  # the SDKs want one; it is never sent
 ANSWER_TOKENS: Final = 16_384  # left for the answer beside a budget of thoughts
 LEAST_BUDGET: Final = 1024  # tokens of thought: Anthropic takes no fewer
+MAX_ANSWER_BYTES: Final = 64 << 20  # with the events around each token: far above what any model says at once
 MAX_HEADERS: Final = 32  # custom ones
 
 SENT_HEADERS: Final = frozenset(
     {
-        "accept", "accept-encoding", "anthropic-beta", "anthropic-version", "connection", "content-length",
+        "accept", "anthropic-beta", "anthropic-version", "connection", "content-length",
         "content-type", "host", "transfer-encoding", "user-agent",
     }
 )  # fmt: skip
@@ -75,6 +77,7 @@ NOT_CUSTOM: Final = frozenset({"connection", "content-length", "host", "transfer
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110's token
 
 _Answer = TypeVar("_Answer")
+_opened: ContextVar[list[httpx2.Response] | None] = ContextVar("opened", default=None)  # by the stream that is read
 Tell = Callable[[str], None]
 Sleep = Callable[[float], Awaitable[None]]
 Http = Callable[[], httpx2.AsyncClient]
@@ -272,7 +275,15 @@ def http_for(place: ModelAddress, environment: Mapping[str, str]) -> Http:
         if (url.scheme, url.host, url.port) != (origin.scheme, origin.host, origin.port):
             raise SetupError(f"a request was on its way to {url.host}, and this model is at {place.host}")
         kept = {name: value for name, value in request.headers.items() if name.lower() in SENT_HEADERS}
-        request.headers = httpx2.Headers({**kept, **ours})
+        request.headers = httpx2.Headers({**kept, "accept-encoding": "identity", **ours})
+
+    async def bounded(response: httpx2.Response) -> None:
+        if response.headers.get("content-encoding", "identity") != "identity":  # it could unpack to any size
+            raise UpstreamFailed(place.host, "it answers in a coding that was not asked for")
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        response.stream = BoundedStream(response.stream, place.host)
+        if (opened := _opened.get()) is not None:
+            opened.append(response)
 
     def made() -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
@@ -280,10 +291,29 @@ def http_for(place: ModelAddress, environment: Mapping[str, str]) -> Http:
             trust_env=False,
             follow_redirects=False,
             timeout=httpx2.Timeout(SILENCE_S, connect=CONNECT_S),
-            event_hooks={"request": [only_ours]},
+            event_hooks={"request": [only_ours], "response": [bounded]},
         )
 
     return made
+
+
+class BoundedStream(httpx2.AsyncByteStream):
+    """The body of an answer as it comes, up to `MAX_ANSWER_BYTES`."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, host: str) -> None:
+        self._inner, self._host = inner, host
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        total = 0
+        async for piece in self._inner:
+            total += len(piece)
+            if total > MAX_ANSWER_BYTES:
+                raise UpstreamFailed(self._host, f"its answer is larger than {MAX_ANSWER_BYTES >> 20} MiB")
+            yield piece
+
+    async def aclose(self) -> None:
+        """Close the connection, if there is more to come."""
+        await self._inner.aclose()
 
 
 def _openai_client(place: ModelAddress, http: httpx2.AsyncClient) -> AsyncOpenAI:
@@ -520,6 +550,7 @@ class ProviderModel(WrapperModel):
         """A streamed answer. Raises errors of the one tree, from the stream as well."""
         taken = self._taken(messages, model_request_parameters)
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(_closing_what_opens())
 
             async def ask() -> StreamedResponse:
                 opening = self.wrapped.request_stream(taken, model_settings, model_request_parameters, run_context)
@@ -568,6 +599,22 @@ class ProviderModel(WrapperModel):
             self._tell(f"{self.place.provider.title} asks to wait {wait_s} s; asking once more then")
         await self._sleep(math.ceil(wait_s))
         return True
+
+
+@asynccontextmanager
+async def _closing_what_opens() -> AsyncGenerator[None]:
+    """Close the answers that were opened inside, when it is left.
+
+    Google's SDK gives a generator that nobody closes: one that is left between two pieces goes on at the provider, who
+    is paid by the token, until Python's garbage is looked at.
+    """
+    opened: list[httpx2.Response] = []
+    _opened.set(opened)
+    try:
+        yield
+    finally:
+        for response in opened:
+            await response.aclose()
 
 
 def vendor_of(model: str) -> str:

@@ -47,6 +47,7 @@ MAX_SAID_CHARS: Final = 400  # of a provider's own words
 MOST_NEAR: Final = 3  # names that may have been meant
 LIKENESS: Final = 0.5  # of those, as difflib counts
 AGAIN_S: Final = 30  # where a provider says that there was too much, and not when to come back
+MOST_CAUSES: Final = 8  # of an error, one within the other
 SECRET_CHARS: Final = 8  # what is shorter than that is no key, and may stand in any text
 LEAST_CONTEXT: Final = 512  # tokens: smaller numbers in such a sentence are something else
 
@@ -76,8 +77,8 @@ class AskedProvider:
 
 def translated(error: Exception, asked: AskedProvider, known: Callable[[], Collection[str]] = tuple) -> SwarmError:
     """`error` of a request to a provider, as one of the tree. `known` has names of its models, for the nearest."""
-    if isinstance(error, SwarmError):
-        return error
+    if (ours := _ours_in(error)) is not None:
+        return ours
     if not isinstance(error, ModelAPIError):  # what it sent follows no protocol
         return UpstreamFailed(asked.host, f"what it sent cannot be read: {_said(str(error), asked)}")
     said = message_of(error, asked)
@@ -123,6 +124,15 @@ def translated(error: Exception, asked: AskedProvider, known: Callable[[], Colle
             return UpstreamRefused(asked.host, UpstreamRefusal(status, said))
         case _:
             return UpstreamFailed(asked.host, f"it failed: {said}")
+
+
+def _ours_in(error: BaseException | None) -> SwarmError | None:
+    """An error of the tree that a library has wrapped into its own: what broke off has a reason."""
+    for _ in range(MOST_CAUSES):
+        if error is None or isinstance(error, SwarmError):
+            return error
+        error = error.__cause__
+    return None
 
 
 def seconds_until(error: ModelAPIError) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import logging
 from dataclasses import replace
@@ -338,15 +339,17 @@ async def test_waiting_happens_once_and_not_for_long(case: Case) -> None:
         assert (waits, caught.value.again_in_s, len(there.fake.bodies)) == ([7], 3600, 3)
 
 
-@pytest.mark.parametrize("trouble", [Trouble.OVERLOADED, Trouble.BROKEN, Trouble.RATE_LIMIT])
-async def test_an_error_in_a_stream_is_one_of_the_tree_and_nothing_is_asked_again(case: Case, trouble: Trouble) -> None:
-    wrong = GoesWrong(HELLO, Refusal(trouble, retry_after_s=1))
-    async with asked(case, wrong) as there, there.model() as model:
-        with pytest.raises(SwarmError) as caught:
-            await streamed(model)
-        allowed = {EXPECTED[trouble], UpstreamFailed}  # some say in a stream only that it failed
-        assert type(caught.value) in allowed, str(caught.value)
-        assert len(there.fake.bodies) == 1
+@pytest.mark.parametrize("row", CASES, ids=str)
+async def test_an_error_in_a_stream_is_one_of_the_tree_and_nothing_is_asked_again(row: Case) -> None:
+    async with asked(row, HELLO) as there, there.model() as model:
+        for trouble in (Trouble.OVERLOADED, Trouble.BROKEN, Trouble.RATE_LIMIT):
+            there.fake.tell(GoesWrong(HELLO, Refusal(trouble, retry_after_s=1)))
+            there.fake.seen.clear()
+            with pytest.raises(SwarmError) as caught:
+                await streamed(model)
+            allowed = {EXPECTED[trouble], UpstreamFailed}  # some say in a stream only that it failed
+            assert type(caught.value) in allowed, str(caught.value)
+            assert len(there.fake.bodies) == 1
 
 
 async def test_a_stream_that_breaks_off_is_an_error(case: Case) -> None:
@@ -366,6 +369,23 @@ async def test_an_answer_that_follows_no_protocol_is_an_error(case: Case, rubbis
             await answered(model)
         with pytest.raises(SwarmError):
             await streamed(model)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+async def test_an_answer_without_end_is_left(case: Case, stream: bool) -> None:
+    flood = Rubbish(b"data: " + b"x" * (65 << 20), "text/event-stream" if stream else "application/json")
+    async with asked(case, flood) as there, there.model() as model:
+        with pytest.raises(UpstreamFailed, match="larger than 64 MiB"):
+            await (streamed(model) if stream else answered(model))
+
+
+async def test_an_answer_in_another_coding_is_refused(case: Case) -> None:
+    """A few bytes of gzip may unpack to any number."""
+    packed = Rubbish(gzip.compress(b"{}"), "application/json", {"Content-Encoding": "gzip"})
+    async with asked(case, packed) as there, there.model() as model:
+        with pytest.raises(UpstreamFailed, match="coding that was not asked for"):
+            await answered(model)
+        assert there.fake.seen[0].headers["accept-encoding"] == "identity"
 
 
 async def test_nobody_there_is_said_with_the_address(case: Case) -> None:
@@ -406,6 +426,19 @@ async def test_leaving_a_whole_answer_closes_it_too(case: Case) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         await asyncio.wait_for(there.fake.left.wait(), 10)
+
+
+async def test_aborting_a_session_leaves_the_provider(case: Case) -> None:
+    async with asked(case, Hangs(HELLO)) as there:
+        choice = provider_choice(there.provider, case.model, key=KEY)
+        async with SwarmAgent(choice).session() as session:
+            leave = session.subscribe(lambda event: session.abort() if isinstance(event, TextPiece) else None)
+            ended = await session.run("Hi")
+            leave()
+            assert ended.reason == "aborted"
+            await asyncio.wait_for(there.fake.left.wait(), 10)
+            there.fake.tell(HELLO)
+            assert (await session.run("Again")).output == "Hello there."
 
 
 async def test_a_model_is_used_again_after_it_was_closed(case: Case) -> None:

@@ -84,6 +84,7 @@ class Rubbish:
 
     body: bytes = b"<html>It works!</html>"
     content_type: str = "text/html"
+    headers: dict[str, str] = field(default_factory=dict[str, str])
 
 
 Reply = Turn | Refusal | GoesWrong | Hangs | Rubbish

@@ -78,8 +78,8 @@ class FakeProvider:
         match reply:
             case Refusal():
                 return self._refused(reply, asked, key)
-            case Rubbish(body, content_type):
-                return web.Response(body=body, content_type=content_type)
+            case Rubbish(body, content_type, headers):
+                return web.Response(body=body, content_type=content_type, headers=headers)
             case Turn() if not asked.streamed:
                 return web.json_response(self.wire.whole(reply, asked))
             case Turn():
