@@ -104,9 +104,9 @@ DETOKENIZE: dict[str, Any] = {"model": "demo", "tokens": [1, 2, 3]}
 TEMPLATE: dict[str, Any] = {"model": "demo", "messages": CHAT["messages"], "tools": CHAT["tools"]}
 CANDIDATES: dict[str, Any] = {"request": CHAT, "votes": 2}
 
-EXECUTE: dict[str, Any] = {"tool": "read", "arguments": {"path": "README.md"}, "timeout_s": 5}
+EXECUTE: dict[str, Any] = {"tool": "say", "arguments": {"text": "hello"}, "timeout_s": 5}  # of `scripted_tools.py`
 MCP: dict[str, Any] = {
-    "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "read", "arguments": {"path": "README.md"}},
+    "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "say", "arguments": {"text": "hello"}},
 }  # fmt: skip
 
 BODIES: dict[str, tuple[dict[str, Any], ...]] = {

@@ -11,19 +11,20 @@ from openai import AsyncOpenAI
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.registry import load_engine
 from tests.doubles.clients import Client, connect, openai_client
-from tests.doubles.running_node import RunningNode
+from tests.doubles.running_node import NodeOptions, RunningNode
+from tests.doubles.scripted_tools import ScriptedTools
 
 SLOTS, CONTEXT_TOKENS = 4, 1024
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def demo_node(demo_model: Path) -> AsyncIterator[RunningNode]:
-    """A node named "kitchen" that serves the embedded model as "demo"."""
+    """A node named "kitchen" that serves the embedded model as "demo", and has played tools."""
 
     async def load() -> Engine:
         return await load_engine("auto", EngineSpec("demo", demo_model, CONTEXT_TOKENS, SLOTS, threads=1))
 
-    async with RunningNode("kitchen", load) as node:
+    async with RunningNode("kitchen", load, options=NodeOptions(tool_host=ScriptedTools())) as node:
         yield node
 
 

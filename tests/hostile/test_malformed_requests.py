@@ -24,6 +24,7 @@ from tests.doubles.file_nodes import CountingTransfers, stocked
 from tests.doubles.paired import open_trust, paired_trusts
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying
+from tests.doubles.scripted_tools import ScriptedTools
 from tests.doubles.valid_bodies import BODIES, CANDIDATES, CHAT, TEXT
 from tests.hostile import malformed
 from tests.hostile.malformed import REQUESTS, SHA256, messages
@@ -170,7 +171,7 @@ async def throw_all(address: Address, sent: list[bytes], tls: ssl.SSLContext | N
 def node(folder: Path, name: str, trust: Any) -> RunningNode:
     engine = ScriptedEngine(saying("fine"), model_id="demo")
     files = FileService(stocked(folder / f"models of {name}", b"abcde"), CountingTransfers())
-    return RunningNode(name, ready(engine), options=NodeOptions(trust=trust, files=files))
+    return RunningNode(name, ready(engine), options=NodeOptions(trust=trust, files=files, tool_host=ScriptedTools()))
 
 
 MEMBERS_SHARE = 300
