@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +22,13 @@ from tests.e2e.waiting import eventually
 GONE_S = 10.0  # a tenth of a second alone
 LASTS_S = 300  # of a command that is ended long before
 
-needs_bash = pytest.mark.skipif(
-    sys.platform != "linux" or shutil.which("bwrap") is None or isinstance(find_sandbox(AUTO), NoSandbox),
-    reason="commands run in bwrap here, or not at all",
-)
+
+@pytest.fixture(scope="module")
+def commands() -> None:
+    """Skips where commands cannot run in a sandbox, as for root outside of a container."""
+    found = find_sandbox(AUTO)
+    if isinstance(found, NoSandbox):
+        pytest.skip(str(found))
 
 
 def process(folder: Path, root: Path, *arguments: str) -> NodeProcess:
@@ -43,7 +44,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Iterator[NodeProcess]:
+def node(tmp_path_factory: pytest.TempPathFactory, root: Path, commands: None) -> Iterator[NodeProcess]:
     with process(tmp_path_factory.mktemp("node"), root) as running:
         asyncio.run(running.ready())
         yield running
@@ -74,7 +75,6 @@ async def execute(client: Client, tool: str, **arguments: Any) -> Any:
     return reply.json
 
 
-@needs_bash
 async def test_it_is_well_without_a_model_and_says_what_it_is(node: NodeProcess, root: Path) -> None:
     assert (
         f"  tool host  read, write, bash below {root}; bash in bwrap, without network; for this machine" in node.output
@@ -88,7 +88,6 @@ async def test_it_is_well_without_a_model_and_says_what_it_is(node: NodeProcess,
         assert names == ["read", "write", "bash"]
 
 
-@needs_bash
 async def test_its_tools_work_below_the_root_and_nowhere_else(node: NodeProcess, root: Path) -> None:
     async with connect(node.url) as client:
         assert "two" in (await execute(client, "read", path="notes.txt"))["output"]
@@ -105,7 +104,6 @@ async def test_its_tools_work_below_the_root_and_nowhere_else(node: NodeProcess,
         assert late.json["timed_out"]
 
 
-@needs_bash
 @pytest.mark.parametrize("path", ["/v1/tools/execute", "/mcp"])
 async def test_a_client_that_leaves_takes_the_whole_tree_with_it(node: NodeProcess, path: str) -> None:
     mark = f"swarm-test-{uuid.uuid4().hex}"
@@ -122,7 +120,7 @@ async def test_a_client_that_leaves_takes_the_whole_tree_with_it(node: NodeProce
     await until_running(mark, False)
 
 
-@needs_bash
+@pytest.mark.usefixtures("commands")
 async def test_killed_with_9_it_leaves_nothing_behind(root: Path, tmp_path: Path) -> None:
     mark = f"swarm-test-{uuid.uuid4().hex}"
     with process(tmp_path / "node", root) as node:
