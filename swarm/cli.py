@@ -28,6 +28,7 @@ from swarm.commands.output import (
     say,
 )
 from swarm.commands.parser import Parser
+from swarm.commands.provider_arguments import add_providers
 from swarm.environment import keep_this_machine_direct
 from swarm.errors import SetupError, SwarmError
 from swarm.logs import set_up_logging
@@ -76,6 +77,7 @@ def build_parser() -> Parser:
     add_doctor(commands)
     add_models(commands)
     add_engines(commands)
+    add_providers(commands)
     add_forget(commands)
     add_member_commands(commands)
     add_service(commands)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import JsonValue
 
@@ -193,7 +193,7 @@ def provider_named(name: str) -> Provider:
 def provider_at(base_url: str) -> Provider:
     """A provider without a row: an OpenAI-compatible API at `base_url`. Raises SetupError for what is no http URL."""
     host = _host(base_url)
-    return Provider(host, host, "chat", {"chat": base_url.rstrip("/")}, (FOREIGN_KEY_VARIABLE,), needs_key=False)
+    return Provider(host, host, "chat", {"chat": _with_version(base_url)}, (FOREIGN_KEY_VARIABLE,), needs_key=False)
 
 
 def is_foreign(provider: Provider, base_url: str | None) -> bool:
@@ -235,7 +235,8 @@ def base_for(
     """
     if given := option or of_model:
         _host(given)
-        return given.rstrip("/")
+        is_openai = (protocol or provider.protocol) in ("chat", "responses")
+        return _with_version(given) if is_openai else given.strip().rstrip("/")
     if (base := provider.bases.get(protocol or provider.protocol)) is None:
         raise SetupError(
             f"{provider.title} has no {protocol} API: it speaks {', '.join(provider.bases)}; give a base URL that does"
@@ -277,13 +278,77 @@ def missing_key(provider: Provider, base_url: str | None = None) -> str:
     return f"{provider.title} needs a key: set {' or '.join(variables)} in the environment"
 
 
-def listing_headers(provider: Provider, key: str | None) -> Mapping[str, str]:
-    """What a request for its list of models needs besides the usual `Authorization`: Anthropic's own two headers."""
-    if provider.model_list != "anthropic" or key is None:
-        return {}
-    return {"x-api-key": key, "anthropic-version": ANTHROPIC_VERSION}
+@dataclass(frozen=True, slots=True)
+class ProviderRequest:
+    """One request as it goes out; without a `body` it is a GET. `headers` may hold the key."""
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: JsonObject | None = None
 
 
+def listing_request(provider: Provider, key: str | None, base_url: str | None = None) -> ProviderRequest | None:
+    """What asks for the provider's own list of models, all of it on one page; None where it has none."""
+    foreign = is_foreign(provider, base_url)
+    if provider.model_list == "none" and not foreign:
+        return None
+    if provider.model_list == "anthropic" and not foreign:
+        root = (base_url or provider.bases["anthropic"]).rstrip("/").removesuffix("/v1")
+        return ProviderRequest(f"{root}/v1/models?limit=1000", auth_headers("anthropic", key))
+    if provider.model_list == "google" and not foreign:
+        return ProviderRequest(f"{provider.bases['google']}/v1beta/models?pageSize=1000", auth_headers("google", key))
+    base = base_for(provider, base_url if foreign else None, None, "chat")
+    return ProviderRequest(f"{base}/models", auth_headers("chat", key))
+
+
+def one_token_request(
+    provider: Provider, model: str, key: str | None, base_url: str | None = None, of_model: str | None = None
+) -> ProviderRequest:
+    """What asks `model` for as little as can be asked for, over the protocol that it is spoken to in.
+
+    Responses answer with 16 tokens at least, so that where there is Chat beside them it is asked.
+    """
+    protocol = protocol_for(provider, model, base_url or of_model)
+    if protocol == "responses" and "chat" in provider.bases:
+        protocol = "chat"
+    base, headers = base_for(provider, base_url, of_model, protocol), auth_headers(protocol, key)
+    messages: JsonValue = [{"role": "user", "content": ONE_TOKEN_PROMPT}]
+    match protocol:
+        case "chat":
+            # OpenAI's reasoning models know no max_tokens, others nothing else
+            limit = "max_completion_tokens" if provider.name.startswith("openai") else "max_tokens"
+            return ProviderRequest(
+                f"{base}/chat/completions", headers, {"model": model, limit: 1, "messages": messages}
+            )
+        case "responses":
+            body: JsonObject = {"model": model, "max_output_tokens": 16, "input": ONE_TOKEN_PROMPT, "store": False}
+            return ProviderRequest(f"{base}/responses", headers, body)
+        case "anthropic":
+            root = base.removesuffix("/v1")
+            return ProviderRequest(
+                f"{root}/v1/messages", headers, {"model": model, "max_tokens": 1, "messages": messages}
+            )
+        case "google" | "vertex":
+            publisher, _, name = model.rpartition("/")
+            version = "v1beta/models" if protocol == "google" else f"v1/publishers/{publisher or 'google'}/models"
+            contents: JsonValue = [{"role": "user", "parts": [{"text": ONE_TOKEN_PROMPT}]}]
+            asked: JsonObject = {"contents": contents, "generationConfig": {"maxOutputTokens": 1}}
+            return ProviderRequest(f"{base}/{version}/{quote(name, safe='')}:generateContent", headers, asked)
+
+
+def auth_headers(protocol: ApiProtocol, key: str | None) -> Mapping[str, str]:
+    """The headers in which a key goes to a vendor that is spoken to in `protocol`."""
+    match protocol:
+        case "chat" | "responses":
+            return {"Authorization": f"Bearer {key}"} if key else {}
+        case "anthropic":
+            return {"anthropic-version": ANTHROPIC_VERSION} | ({"x-api-key": key} if key else {})
+        case "google" | "vertex":
+            return {"x-goog-api-key": key} if key else {}
+
+
+ONE_TOKEN_PROMPT: Final = "Say 1."
+ONE_TOKEN_PROMPT_TOKENS: Final = 16  # with what templates add: enough for an estimate of the cost
 ANTHROPIC_VERSION: Final = "2023-06-01"
 ANTHROPIC_BUDGETS: Final[Mapping[ThinkingLevel, int]] = {
     "minimal": 1024, "low": 2048, "medium": 10_000, "high": 16_384, "xhigh": 32_768,
@@ -382,6 +447,12 @@ def _switched_thinking(name: str, level: ThinkingLevel) -> JsonObject:
     on: JsonObject = {"thinking": {"type": "enabled"}}
     takes_effort = name.startswith(("glm-5.2", "deepseek-v4", "deepseek-flash"))
     return {**on, "reasoning_effort": effort} if takes_effort else on
+
+
+def _with_version(url: str) -> str:
+    """The base of an OpenAI API as it is meant: `http://box:11434` is written for `http://box:11434/v1`."""
+    base = url.strip().rstrip("/")
+    return base if urlsplit(base).path else f"{base}/v1"
 
 
 def _host(url: str) -> str:

@@ -16,7 +16,7 @@ from federation.printable_text import clean_line
 from swarm.commands.parser import Parser, closest, names_model, other_words, unknown_words
 from swarm.consensus.options import MAX_VOTES, STRATEGIES, STREAM_MODES
 from swarm.engines.registry import ENGINE_NAMES
-from swarm.engines.upstream.address import DEFAULT_SLOTS, UPSTREAM_MODES, URL_VARIABLE
+from swarm.engines.upstream.address import DEFAULT_SLOTS, UPSTREAM_MODES
 from swarm.errors import SetupError
 from swarm.tools.plan import TOOL_NAMES
 
@@ -155,7 +155,7 @@ def _add_upstream(group: Any) -> None:
         "--upstream",
         action="append",
         metavar="URL",
-        help=f"base URL of an OpenAI API, or a provider: ollama, groq, ...; repeatable (or {URL_VARIABLE})",
+        help="base URL of an OpenAI API, or a provider (groq); repeatable",
     )
     group.add_argument(
         "--upstream-mode",
@@ -163,7 +163,7 @@ def _add_upstream(group: Any) -> None:
         metavar="MODE",
         help="fallback: where no node can answer (default); voter: votes on `swarm`, too; only: no local model",
     )
-    group.add_argument("--upstream-model", metavar="NAME", help="model to ask there for `swarm` (default: its first)")
+    group.add_argument("--upstream-model", metavar="M", help="model to ask there for `swarm` (default: its first)")
     group.add_argument("--upstream-slots", type=int, metavar="N", help=f"requests at once (default {DEFAULT_SLOTS})")
 
 

@@ -26,7 +26,6 @@ from swarm.generation import (
     EventStream,
     Finish,
     GenerationRequest,
-    RepairRule,
     ToolCallDelta,
     has_images,
     prompt_chars,
@@ -101,7 +100,7 @@ class ReplicaClient:
         Where they give way, some are candidates with that error, as soon as somebody else waits for their workers.
         """
         request = shown_to(replica.capabilities, request.model_copy(update={"model": replica.model_there}))
-        content = RequestContent.of(request)
+        content, repairs = RequestContent.of(request), self._repairs(replica, request)
         account, guard = nullcontext(None), nullcontext()
         if replica.local:
             source = self._own_candidates(replica, request, count, deadline, on_event, meter, gives_way)
@@ -120,7 +119,7 @@ class ReplicaClient:
                     usage = self._router.believed(replica, candidate.usage, sent_bytes)
                     if usage is not candidate.usage:
                         candidate = candidate.model_copy(update={"usage": usage})
-                    yield repaired_candidate(candidate, request, self._repair(replica, request))
+                    yield repaired_candidate(candidate, request) if repairs else candidate
 
     async def _own_candidates(
         self,
@@ -162,14 +161,14 @@ class ReplicaClient:
             refuse_to_send(replica, request)
             choosing = self._peer_choices(replica, request, choices, deadline) if choices > 1 else None
             events = choosing or self._peer_events(replica, request, deadline)
-        rule = self._repair(replica, request)
-        return with_repaired_calls(events, request) if rule != "off" and request.tools else events
+        return with_repaired_calls(events, request) if self._repairs(replica, request) else events
 
-    def _repair(self, replica: Replica, request: GenerationRequest) -> RepairRule:
-        """What becomes of calls that are not quite JSON: as the request says, else safe at upstreams and off here."""
-        if request.repair is not None:
-            return request.repair
-        return self._upstreams.of(replica).plan.repair if replica.upstream else "off"
+    def _repairs(self, replica: Replica, request: GenerationRequest) -> bool:
+        """Whether calls that are not quite JSON are put right: as the request says, else at upstreams and not here."""
+        rule = request.repair
+        if rule is None:
+            rule = self._upstreams.of(replica).plan.repair if replica.upstream else "off"
+        return rule == "safe" and bool(request.tools)
 
     async def utility(self, replica: Replica, call: UtilityCall[A], deadline: float, for_peer: bool = False) -> A:
         """The answer to a call that generates nothing. `for_peer`: another node asked."""

@@ -16,13 +16,13 @@ from typing import Any
 
 from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Capabilities, Engine
-from swarm.engines.upstream.address import DEFAULT_SLOTS, UpstreamAddress, UpstreamMode
+from swarm.engines.upstream.address import DEFAULT_SLOTS, KEY_VARIABLE, UpstreamAddress, UpstreamMode
 from swarm.engines.upstream.upstream_engine import UpstreamEngine
 from swarm.engines.upstream.upstream_http import UpstreamHttp
 from swarm.errors import BadRequest, SetupError, SwarmError, Unavailable, UnknownModel
 from swarm.generation import GenerationRequest, RepairRule, has_images
 from swarm.images import asks_about_images
-from swarm.providers import Provider, listing_headers
+from swarm.providers import Provider, listing_request
 from swarm.routing.replicas import SWARM_ALIAS, Replica, able, for_tools
 from swarm.routing.utilities import INFILL, SEE, UtilityCall, replicas_for, skilled
 from swarm.workers.model_workers import DEFAULT_QUEUE, ModelWorkers
@@ -258,8 +258,11 @@ class Upstream:
 
     async def __aenter__(self) -> Upstream:
         plan = self.plan
-        listing = None if plan.provider is None else listing_headers(plan.provider, self._key)
-        self.http = UpstreamHttp(plan.address, self._key, plan.headers, listing)
+        listing = None
+        if plan.provider is not None and plan.provider.model_list != "openai":
+            listing = listing_request(plan.provider, self._key, plan.address.bases[0])
+        variable = plan.key_variables[0] if plan.key_variables else KEY_VARIABLE
+        self.http = UpstreamHttp(plan.address, self._key, plan.headers, listing, variable)
 
         async def load() -> Engine:
             return UpstreamEngine(self.http, self.plan.slots)

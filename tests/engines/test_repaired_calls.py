@@ -44,7 +44,7 @@ LEAST_FIXED: Final = 0.9  # of the reports whose meaning is plain
 
 def whole(*calls: tuple[str, str], reason: FinishReason = "tool_calls") -> Candidate:
     made = tuple(ToolCall(id=f"c{index}", name=name, arguments=text) for index, (name, text) in enumerate(calls))
-    return repaired_candidate(Candidate(voter="v", tool_calls=made, finish_reason=reason), REQUEST, "safe")
+    return repaired_candidate(Candidate(voter="v", tool_calls=made, finish_reason=reason), REQUEST)
 
 
 async def streamed(*calls: tuple[str, Sequence[str]], reason: FinishReason = "tool_calls") -> tuple[Candidate, str]:
@@ -271,12 +271,11 @@ async def test_a_call_is_given_whole_before_the_next_one_begins() -> None:
     assert answer.repaired == ("name", "no_arguments")
 
 
-def test_off_is_off_and_failures_stay() -> None:
+def test_an_answer_that_failed_or_has_no_end_stays() -> None:
     broken = Candidate(voter="v", tool_calls=(ToolCall(id="c", name="search", arguments="{'query': 'x'}"),))
     done = broken.model_copy(update={"finish_reason": "tool_calls"})
-    assert repaired_candidate(done, REQUEST, "off") is done
-    assert repaired_candidate(done, REQUEST, "safe").repaired == ("python",)
+    assert repaired_candidate(done, REQUEST).repaired == ("python",)
     failed = done.model_copy(update={"error": "broke off"})
-    assert repaired_candidate(failed, REQUEST, "safe") is failed
-    assert repaired_candidate(broken, REQUEST, "safe") is broken, "which has no end"
-    assert repaired_candidate(done, REQUEST.model_copy(update={"tools": ()}), "safe") is done
+    assert repaired_candidate(failed, REQUEST) is failed
+    assert repaired_candidate(broken, REQUEST) is broken
+    assert repaired_candidate(done, REQUEST.model_copy(update={"tools": ()})) is done

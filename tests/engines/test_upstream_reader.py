@@ -9,7 +9,7 @@ import pytest
 
 from swarm.engines.upstream.address import parse_upstream
 from swarm.engines.upstream.reader import UpstreamReader, refused, seconds_of
-from swarm.engines.upstream.upstream_http import MAX_MODELS, model_names, read_names
+from swarm.engines.upstream.upstream_http import MAX_MODELS, model_names, read_listing
 from swarm.errors import SetupError
 from swarm.generation import Delta, ToolCallDelta, Usage
 
@@ -156,8 +156,8 @@ def test_lists_of_models_in_every_form(listing: object, names: tuple[str, ...] |
 
 def test_a_list_is_bounded_and_rubbish_is_none() -> None:
     assert len(model_names([f"m{number}" for number in range(MAX_MODELS + 5)]) or ()) == MAX_MODELS
-    assert read_names(b"<html>") is None
-    assert read_names(b"[" * 100_000) is None
+    assert read_listing(b"<html>") is None
+    assert read_listing(b"[" * 100_000) is None
 
 
 @pytest.mark.parametrize(

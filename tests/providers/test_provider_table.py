@@ -83,6 +83,9 @@ def test_any_base_url_is_a_provider() -> None:
     assert (found.name, found.base_url, found.protocol) == ("box:11434", "http://box:11434/v1", "chat")
     assert not found.needs_key
     assert provider_at("http://[::1]:8000").name == "[::1]:8000"
+    assert provider_at("http://box:11434/").base_url == "http://box:11434/v1", "as people write it"
+    assert base_for(PROVIDERS["groq"], "http://box:11434") == "http://box:11434/v1"
+    assert base_for(PROVIDERS["anthropic"], "http://box:11434") == "http://box:11434"
 
 
 @pytest.mark.parametrize(

@@ -158,11 +158,13 @@ MAX_RETRY_AFTER_S = 86_400  # a day: daily quotas are the longest honest wait
 SIZES = ("n_prompt_tokens", "n_ctx")  # of llama-server, where a prompt is too long
 
 
-def refused(host: str, status: int, body: bytes, retry_after: str | None, key: str | None) -> UpstreamRefused:
+def refused(
+    host: str, status: int, body: bytes, retry_after: str | None, key: str | None, key_variable: str = KEY_VARIABLE
+) -> UpstreamRefused:
     """The error to raise for an answer of `status` with `body`. `key` is blotted out wherever it is quoted."""
     if status == HTTPStatus.UNAUTHORIZED:
         # Passed on as it is, the client would look for the fault in its own key. Such messages quote ours, too.
-        message = f"it refused this node's key (401): set {KEY_VARIABLE} where the node is started"
+        message = f"it refused this node's key (401): set {key_variable} where the node is started"
         return UpstreamRefused(host, UpstreamRefusal(502, message, "server_error", "upstream_unauthorized"))
     detail = error_object(body)
     said = detail.get("message")

@@ -41,7 +41,6 @@ from swarm.generation import (
     FinishReason,
     GenerationRequest,
     JsonObject,
-    RepairRule,
     ToolCallDelta,
     ToolSpec,
 )
@@ -359,9 +358,9 @@ def _with_remarks(text: str, value: JsonObject, tool: ToolSpec, found: set[Repai
 # Answers
 
 
-def repaired_candidate(candidate: Candidate, request: GenerationRequest, rule: RepairRule) -> Candidate:
-    """A whole answer with its calls put right, where `rule` says so and they need it."""
-    if rule == "off" or not request.tools or candidate.error is not None:
+def repaired_candidate(candidate: Candidate, request: GenerationRequest) -> Candidate:
+    """A whole answer with its calls put right, where they need it."""
+    if candidate.error is not None:
         return candidate
     calls, repairs = list(candidate.tool_calls), set(candidate.repaired)
     whole = len(calls) if candidate.finish_reason in COMPLETE else len(calls) - 1

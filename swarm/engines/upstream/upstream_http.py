@@ -12,7 +12,7 @@ import errno
 import io
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, cast
 
@@ -22,10 +22,11 @@ from pydantic import JsonValue
 from swarm.engines.engine import Embeddings
 from swarm.engines.openai_dialect import EventTooLargeError, request_body, sse_data
 from swarm.engines.thoughts import ThoughtReader
-from swarm.engines.upstream.address import UpstreamAddress
+from swarm.engines.upstream.address import KEY_VARIABLE, UpstreamAddress
 from swarm.engines.upstream.reader import UpstreamReader, error_object, read_embeddings, refused
 from swarm.errors import Unavailable, UpstreamFailed
 from swarm.generation import SEED_MASK, EventStream, GenerationRequest, Prompt
+from swarm.providers import ProviderRequest
 
 MAX_MODELS = 2000  # the largest public catalogues list some 500
 MAX_NAME_CHARS = 512  # what the gateway takes as a model's name
@@ -36,20 +37,30 @@ def model_names(listing: object) -> tuple[str, ...] | None:
 
     Entries are objects with an `id` (OpenAI), a `name` or a `model` (Ollama), or plain strings.
     """
-    if isinstance(listing, dict):
-        wrapped = cast("Mapping[str, Any]", listing)
-        listing = next((wrapped[key] for key in ("data", "models") if isinstance(wrapped.get(key), list)), None)
-    if not isinstance(listing, list):
+    if _entries(listing) is None:
         return None
-    names = (_name(entry) for entry in cast("list[object]", listing))
-    known = dict.fromkeys(name for name in names if name and len(name) <= MAX_NAME_CHARS and name.isprintable())
-    return tuple(known)[:MAX_MODELS]
+    return tuple(dict.fromkeys(name for name, _ in model_entries(listing)))[:MAX_MODELS]
 
 
-def read_names(body: bytes) -> tuple[str, ...] | None:
-    """The ids in a list's body; None where it is no list."""
+def model_entries(listing: object) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Each id in a list of models with what else the list says of it; nothing where it is no list."""
+    for entry in _entries(listing) or ():
+        name = _name(entry)
+        if name and len(name) <= MAX_NAME_CHARS and name.isprintable():
+            yield name, cast("Mapping[str, object]", entry) if isinstance(entry, dict) else {}
+
+
+def _entries(listing: object) -> list[object] | None:
+    if isinstance(listing, dict):
+        wrapped = cast("Mapping[str, object]", listing)
+        listing = next((wrapped[key] for key in ("data", "models") if isinstance(wrapped.get(key), list)), None)
+    return cast("list[object]", listing) if isinstance(listing, list) else None
+
+
+def read_listing(body: bytes) -> object:
+    """A list's body, parsed; None where it is no JSON."""
     try:
-        return model_names(json.loads(body))
+        return json.loads(body)
     except (ValueError, RecursionError):
         return None
 
@@ -58,6 +69,8 @@ def _name(entry: object) -> str | None:
     if isinstance(entry, dict):
         fields = cast("Mapping[str, object]", entry)
         entry = next((fields[key] for key in ("id", "name", "model") if fields.get(key)), None)
+        if isinstance(entry, str) and "supportedGenerationMethods" in fields:  # Google's, whose names are paths
+            entry = entry.removeprefix("models/")
     return entry if isinstance(entry, str) else None
 
 
@@ -74,7 +87,8 @@ UNREACHABLE_RETRY_AFTER_S = 5  # told to clients
 class UpstreamHttp:
     """One OpenAI-compatible server. Make it inside a running event loop; owns a session, closed by `aclose()`.
 
-    `headers` go along with every request, `listing` besides them where its models are asked for.
+    `headers` go along with every request. `listing` is what its models are asked for by, where that is not the usual.
+    `key_variable` is named to whoever may set another key.
     """
 
     def __init__(
@@ -82,18 +96,20 @@ class UpstreamHttp:
         address: UpstreamAddress,
         key: str | None,
         headers: Mapping[str, str] | None = None,
-        listing: Mapping[str, str] | None = None,
+        listing: ProviderRequest | None = None,
+        key_variable: str = KEY_VARIABLE,
     ) -> None:
         self.address = address
         self.requests = 0  # answers asked for since the start: what has left this node
         self._base = address.bases[0]
         self._key = key
-        self._listing = dict(listing or {})
-        authorization = {"Authorization": f"Bearer {key}"} if key else {}
+        self._listing = listing
+        self._key_variable = key_variable
+        self._authorization = {"Authorization": f"Bearer {key}"} if key else {}
         self._session = aiohttp.ClientSession(
             # llama.cpp's server closes kept-alive connections unannounced; with TLS a new one costs two round trips.
             connector=aiohttp.TCPConnector(force_close=not address.encrypted, limit=0),
-            headers={**(headers or {}), **authorization, "Content-Type": "application/json", VIA_HEADER: "1"},
+            headers={**(headers or {}), "Content-Type": "application/json", VIA_HEADER: "1"},
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
             read_bufsize=READ_BUFFER_BYTES,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -108,6 +124,10 @@ class UpstreamHttp:
 
         Raises Unavailable, UpstreamRefused or UpstreamFailed.
         """
+        return model_names(await self.listing())
+
+    async def listing(self) -> object:
+        """Its list of models as it came; None where there is none. Raises as `models` does."""
         try:
             async with asyncio.timeout(LIST_TIMEOUT_S):
                 return await self._listed()
@@ -117,18 +137,30 @@ class UpstreamHttp:
                 UNREACHABLE_RETRY_AFTER_S,
             ) from error
 
-    async def _listed(self) -> tuple[str, ...] | None:
+    async def _listed(self) -> object:
+        if (own := self._listing) is not None:
+            async with self._open("GET", own.url, None, own.headers) as response:
+                await self._check(response)
+                return read_listing(await self._all(response, MAX_LIST_BYTES))
         for base in self.address.bases:
-            async with self._open("GET", f"{base}/models", None, self._listing) as response:
+            async with self._open("GET", f"{base}/models", None) as response:
                 if response.status in (404, 405, 501):
                     continue
                 await self._check(response)
-                names = read_names(await self._all(response, MAX_LIST_BYTES))
-                if names is None:
+                found = read_listing(await self._all(response, MAX_LIST_BYTES))
+                if model_names(found) is None:
                     continue  # a web page, or some other service's JSON
                 self._base = base
-                return names
+                return found
         return None
+
+    async def ask(self, request: ProviderRequest) -> object:
+        """The JSON that answers a request of any protocol. Raises Unavailable, UpstreamRefused or UpstreamFailed."""
+        self.requests += 1
+        data = io.BytesIO(json.dumps(request.body).encode())
+        async with self._open("POST", request.url, data, request.headers) as response:
+            await self._check(response)
+            return self._json(await self._all(response, MAX_ANSWER_BYTES))
 
     async def stream(self, request: GenerationRequest) -> EventStream:
         """One answer's events. Closing the iterator closes the connection, which stops the work."""
@@ -199,7 +231,8 @@ class UpstreamHttp:
         found = cast("Mapping[str, Any]", chunk)
         if found.get("error"):
             code = error_object(data).get("code")
-            raise refused(self.host, code if isinstance(code, int) else 502, data, None, self._key)
+            status = code if isinstance(code, int) else 502
+            raise refused(self.host, status, data, None, self._key, self._key_variable)
         return found
 
     def _json(self, data: bytes) -> object:
@@ -227,6 +260,7 @@ class UpstreamHttp:
         if self._session.closed:
             raise UpstreamFailed(self.host, "this node is closing")
         answered = False
+        headers = self._authorization if headers is None else headers
         try:
             async with self._session.request(
                 method, url, data=data, headers=headers, allow_redirects=False, proxy=self.address.proxy
@@ -247,7 +281,8 @@ class UpstreamHttp:
         if 300 <= response.status < 400:
             raise UpstreamFailed(self.host, "it redirects elsewhere, which is not followed: give the final URL")
         body = await self._all(response, MAX_ERROR_BYTES, cut=True)
-        raise refused(self.host, response.status, body, response.headers.get("Retry-After"), self._key)
+        retry_after = response.headers.get("Retry-After")
+        raise refused(self.host, response.status, body, retry_after, self._key, self._key_variable)
 
     async def _all(self, response: aiohttp.ClientResponse, most: int, cut: bool = False) -> bytes:
         """The whole body; beyond `most` bytes it is cut, or refused."""
