@@ -72,6 +72,16 @@ exec 9>&2 2>/dev/null
 "$@" 2>&9 9>&-
 exit
 """
+# Around bwrap: one killed between making its process and letting it go leaves that behind, waiting for ever. All
+# of them are one group until then, which is killed when the line $1 breaks off before a word came. $2: what is not for
+# who watches it.
+START_GUARD: Final = """\
+{ for fd in $2; do exec {fd}<&-; done; read -r -u $1 || kill -9 -- -$$; } >/dev/null 2>&1 </dev/null &
+fd=$1
+exec {fd}<&-
+shift 2
+exec "$@"
+"""
 # Where no namespace ends everything: its standard input, on which nothing is ever sent, breaks off with this node, and
 # then everything is killed: the process group, or all that there is in a container ($1).
 GUARDED_PRELUDE: Final = """\
@@ -145,10 +155,11 @@ class Confinement:
 @dataclass(frozen=True, slots=True)
 class StartLines:
     """Descriptors by which a start is followed: bwrap writes which process it made to `information`, and the shell in
-    it says on `going` that it is ready, and waits for the word to go on."""
+    it says on `going` that it is ready, and waits for the word to go on. `guard` ends it all if that never comes."""
 
     information: int
     going: int
+    guard: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,8 +258,12 @@ def bwrap_command(
         line += ["--info-fd", str(start.information)]
     closing = " ".join(map(str, confinement.descriptors))
     limits = confinement.limits.ulimit(processes_count=True)
-    going = "" if start is None else str(start.going)
-    return (*line, "--as-pid-1", "--", sandbox.bash, "-c", PRELUDE, "bash", closing, going, limits, *command)
+    inside = ("--as-pid-1", "--", sandbox.bash, "-c", PRELUDE, "bash", closing)
+    if start is None:
+        return (*line, *inside, "", limits, *command)
+    others = f"{start.information} {start.going} {closing}"
+    guarded = (sandbox.bash, "-c", START_GUARD, "bash", str(start.guard), others)
+    return (*guarded, *line, *inside, str(start.going), limits, *command)
 
 
 def _sized(sandbox: Sandbox, size_bytes: int) -> tuple[str, ...]:

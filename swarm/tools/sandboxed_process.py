@@ -329,7 +329,7 @@ async def _started(sandbox: Sandbox, confinement: Confinement, command: tuple[st
     name = container_name()
     with ExitStack() as mine, ExitStack() as theirs:
         start: StartLines | None = None
-        told = here = -1
+        told = here = guards = -1
         if sandbox.kind == "bwrap":
             told, tells = os.pipe()
             mine.callback(os.close, told)
@@ -337,7 +337,10 @@ async def _started(sandbox: Sandbox, confinement: Confinement, command: tuple[st
             near, far = socket.socketpair()
             near.setblocking(False)
             here = mine.enter_context(near).fileno()
-            start = StartLines(tells, theirs.enter_context(far).fileno())
+            watched, guards = os.pipe()
+            theirs.callback(os.close, watched)
+            mine.callback(os.close, guards)
+            start = StartLines(tells, theirs.enter_context(far).fileno(), watched)
         inherited = confinement.descriptors if start is None else (*confinement.descriptors, *astuple(start))
         piped = confinement.talks or not sandbox.ends_with_node
         try:
@@ -360,23 +363,32 @@ async def _started(sandbox: Sandbox, confinement: Confinement, command: tuple[st
             with suppress(TimeoutError, OSError):  # what went wrong, the sandbox says itself
                 async with asyncio.timeout(_SET_UP_S):
                     await _follow(running, told, here)
+                    os.write(guards, b"\n")
         return running
 
 
 async def _follow(running: SandboxedProcess, told: int, here: int) -> None:
-    """Hold the process inside, with which everything ends, and let it go on when it is bound to this node's life."""
+    """Hold the process inside, with which everything ends, and let it go on when it is bound to this node's life.
+
+    Raises OSError where the sandbox ends before that.
+    """
     said = b""
     while not (match := _CHILD.search(said)):
         await _readable(told)
-        piece = os.read(told, 4096)
-        if not piece:
-            return
-        said += piece
-    running.inner_pid = int(match[1])
-    running.inner = os.pidfd_open(running.inner_pid)
+        said += _heard(told)
+    with suppress(OSError):  # before Linux 5.3: what is inside is found among this node's descendants
+        running.inner = os.pidfd_open(int(match[1]))
+        running.inner_pid = int(match[1])
     await _readable(here)
-    if os.read(here, 64):
-        os.write(here, b"go\n")
+    _heard(here)
+    os.write(here, b"go\n")
+
+
+def _heard(line: int) -> bytes:
+    said = os.read(line, 4096)
+    if not said:
+        raise BrokenPipeError
+    return said
 
 
 async def _end_started(starting: asyncio.Future[SandboxedProcess]) -> None:

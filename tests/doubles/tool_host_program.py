@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import asyncio.subprocess
 import concurrent.futures.thread
+import errno
 import json
 import os
 import sys
@@ -96,11 +97,17 @@ def say(value: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+def no_pidfd(pid: int, flags: int = 0) -> int:
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
 def main() -> None:
     told = json.loads(sys.argv[1])
     for path in told["inherited"]:
         os.set_inheritable(os.open(path, os.O_RDONLY), True)
-    if os.geteuid() == 0 and not told["stay"]:
+    if told["old_kernel"]:
+        os.pidfd_open = no_pidfd  # type: ignore[assignment]
+    if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)

@@ -45,7 +45,7 @@ class ToolHostProcess:
             "weakened": None,
             "unprotected": False,
             "inherited": [],
-            "stay": False,
+            "old_kernel": False,
         }
         self.process = subprocess.Popen(
             [sys.executable, str(PROGRAM), json.dumps(all_told | told)],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,7 +127,7 @@ def test_a_host_that_is_killed_takes_its_commands_along() -> None:
         until(lambda: not marked(mark))
 
 
-@pytest.mark.parametrize("time", range(4))
+@pytest.mark.parametrize("time", range(6))
 def test_a_host_that_is_killed_while_a_command_starts_leaves_none(time: int) -> None:
     """bwrap binds itself to its parent's life late in its set-up: what had begun before would go on for ever."""
     with project_folder() as root, tool_host(root) as running:
@@ -135,6 +136,46 @@ def test_a_host_that_is_killed_while_a_command_starts_leaves_none(time: int) -> 
         until(lambda: marked(mark))
         running.kill()
         until(lambda: not marked(mark))
+
+
+def test_on_an_old_kernel_everything_ends_too() -> None:
+    """Where no process can be held by a descriptor."""
+    with project_folder() as root, tool_host(root, old_kernel=True) as running:
+        assert running.bash("echo works").output == "works\n"
+        mark = secrets.token_hex(8)
+        assert running.bash(f"setsid sh -c 'sleep 1000 # {mark}' & sleep 1000 # {mark}", 1).timed_out
+        until(lambda: not marked(mark))
+
+
+def test_a_folder_that_becomes_a_link_is_not_what_is_shown() -> None:
+    """What is protected is mounted by what was opened: by its name it could be a folder outside meanwhile."""
+    with project_folder() as root, tool_host(root) as running:
+        outside = root.parent / "outside"
+        outside.mkdir()
+        (outside / "secret.txt").write_text(SECRET)
+        protected, folder, link = root / ".vscode", root / "folder", root / "link"
+        folder.mkdir()
+        (folder / "own.txt").write_text("own")
+        link.symlink_to(outside)
+        folder.rename(protected)
+        stop = threading.Event()
+
+        def swap() -> None:
+            while not stop.is_set():
+                protected.rename(folder)
+                link.rename(protected)
+                protected.rename(link)
+                folder.rename(protected)
+
+        swapping = threading.Thread(target=swap)
+        swapping.start()
+        try:
+            said = {running.bash("cat .vscode/*.txt folder/*.txt link/*.txt 2>/dev/null").output for _ in range(30)}
+        finally:
+            stop.set()
+            swapping.join()
+        assert not any(SECRET in output for output in said)
+        assert any("own" in output for output in said)
 
 
 def test_leaving_the_host_ends_what_runs() -> None:

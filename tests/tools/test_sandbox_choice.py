@@ -12,6 +12,7 @@ import pytest
 
 from swarm.tools.plan import SandboxChoice
 from swarm.tools.sandbox import (
+    START_GUARD,
     CommandLimits,
     Confinement,
     KeptPath,
@@ -43,8 +44,9 @@ def pairs(line: tuple[str, ...], option: str, count: int = 2) -> list[tuple[str,
 
 
 def test_bwrap_binds_what_is_held_open_and_keeps_what_is_protected() -> None:
-    line = BWRAP.command_line(HELD, COMMAND, start=StartLines(10, 11))
-    own = line[: line.index("--")]
+    line = BWRAP.command_line(HELD, COMMAND, start=StartLines(10, 11, 12))
+    assert line[: line.index(BWRAP.program)] == ("/bin/bash", "-c", START_GUARD, "bash", "12", "10 11 7 8")
+    own = line[line.index(BWRAP.program) : line.index("--as-pid-1")]
     assert pairs(own, "--bind") == [("/proc/self/fd/7", str(ROOT))]
     assert ("/proc/self/fd/8", str(ROOT / ".git")) in pairs(own, "--ro-bind")
     assert own.index("/proc/self/fd/8") > own.index("/proc/self/fd/7")
