@@ -154,6 +154,8 @@ def render(view: FederationView) -> str:
     if view.status == "draining":
         lines.append("  this node is shutting down: it ends what it has begun and passes new requests on to its peers")
     lines += map(upstream_line, view.upstreams)
+    if view.tools:
+        lines.append(f"  tools: {', '.join(view.tools)} (for agents and MCP clients: {node.url}/mcp)")
     if view.records:
         lines.append("! records prompts of the last votes, in memory, for those who manage this node (--record)")
     for model, nodes in sorted(view.models.items()):
@@ -161,7 +163,7 @@ def render(view: FederationView) -> str:
     lines += map(own_model_line, view.own_models)
     lines += memory_lines(view.own_models)
     if not view.models and not view.own_models and not any(entry.model for entry in view.upstreams):
-        lines.append("  no model is running yet")
+        lines.append("  no model is running" + ("" if view.status == "ok" else " yet"))
     for peer in view.peers:
         lines += [peer_line(peer, view.changes, now), *engine_lines(peer), *problem_lines(peer, node.mode)]
     lines += [

@@ -161,6 +161,7 @@ def make_app(
         file_transfers=None if files is None else lambda: files.transfers.running,
         records=records,
         loads_models=loads_models,
+        tools=lambda: () if tool_host is None else tuple(tool.name for tool in tool_host.tools()),
     )
     metrics.show(view.look)
     changes = ViewChanges(view.look)

@@ -56,6 +56,7 @@ WELL = FederationView(
     upstream=None,
     upstreams=(),
     records=False,
+    tools=(),
 )
 MODEL = OwnModel(id="m", engine="e", slots=1, slots_free=1, waiting=0, problem=None)
 CARD = HardwareSnapshot(gpus=(Gpu("nvidia", "RTX 4090", memory_total_bytes=24 * GIB_BYTES),))

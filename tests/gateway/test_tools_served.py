@@ -13,7 +13,9 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from swarm.commands.status import render
 from swarm.gateway.http.access import AccessRules, KeyHolder, KeyLimits, digest
+from swarm.gateway.observing.view import parse_view
 from swarm.generation import Delta, ToolCallDelta
 from tests.doubles.clients import Client, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
@@ -171,6 +173,18 @@ async def test_no_model_route_executes_a_call(tools: ScriptedTools) -> None:
                 assert reply.status == 200, reply.text
                 assert '"say"' in reply.text or any('"say"' in json.dumps(chunk) for chunk in reply.chunks), path
     assert tools.calls == []
+
+
+async def test_the_node_says_which_tools_it_has(client: Client) -> None:
+    told = (await client.get("/v1/federation/health")).json
+    assert told["tools"] == ["say", "fail", "wait", "break"]
+    assert f"tools: say, fail, wait, break (for agents and MCP clients: {told['node']['url']}/mcp)" in render(
+        parse_view(told)
+    )
+    async with node_with(None) as without, connect(without.url) as other:
+        told = (await other.get("/v1/federation/health")).json
+        assert told["tools"] == []
+        assert "tools" not in render(parse_view(told))
 
 
 # Who may

@@ -67,6 +67,7 @@ def view(*peers: PeerEntry, status: str = "ok", models: Sequence[OwnModel] = (MO
         upstream=None,
         upstreams=(),
         records=False,
+        tools=(),
     )
     idle = NodeView(
         federation=federation, loading=False, draining=False, requests=0, file_transfers=None,
@@ -138,7 +139,7 @@ def test_a_peers_account_is_told_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["trust", "access", "changes", "rejected", "names", "sources", "own_models", "upstream", "records"]
+    "key", ["trust", "access", "changes", "rejected", "names", "sources", "own_models", "upstream", "records", "tools"]
 )
 def test_what_earlier_versions_do_not_tell_reads_as_nothing_to_say(key: str) -> None:
     told = json_object(view(PEER, models=()).federation)

@@ -238,7 +238,8 @@ class FederationView:
     `status` is ok, or why this node is not ready. `peers` has dead ones, too, until they are forgotten.
 
     `upstreams` are in the order in which they are asked, `upstream` the first, for readers of earlier versions.
-    `records`: it keeps the prompts of its last votes, in memory (--record).
+    `records`: it keeps the prompts of its last votes, in memory (--record). `tools` are those that it executes for
+    clients, by their names.
     """
 
     status: str
@@ -255,6 +256,7 @@ class FederationView:
     upstream: UpstreamEntry | None
     upstreams: tuple[UpstreamEntry, ...]
     records: bool
+    tools: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,7 +322,7 @@ class NodeView:
 class ViewSources:
     """Where the view comes from: the parts of a running node. `file_transfers` None: it shares no files.
 
-    A node that never `loads_models` is well without any.
+    A node that never `loads_models` is well without any. `tools` are the names of those that it executes.
     """
 
     describe: Callable[[], NodeDescription]
@@ -333,6 +335,7 @@ class ViewSources:
     file_transfers: Callable[[], int] | None
     records: bool = False
     loads_models: bool = True
+    tools: Callable[[], tuple[str, ...]] = tuple[str, ...]
 
     def look(self) -> NodeView:
         """The view of this moment. Reads only what is in memory, in about 0.1 ms for each peer."""
@@ -409,6 +412,7 @@ class ViewSources:
             upstream=next(iter(upstreams), None),
             upstreams=upstreams,
             records=self.records,
+            tools=self.tools(),
         )
 
 
@@ -577,7 +581,7 @@ def json_object(entry: object) -> dict[str, object]:
 # What nodes of earlier versions leave out of their answer, and what is read instead: that there is nothing to report.
 _LEFT_OUT: Mapping[str, object] = {
     "trust": {}, "access": {}, "changes": (), "rejected": (), "names": (), "sources": (), "own_models": (),
-    "upstream": None, "records": False,
+    "upstream": None, "records": False, "tools": (),
 }  # fmt: skip
 _LEFT_OUT_OF_TRUST: Mapping[str, object] = {"mode": "open", "problem": None, "absent": ()}
 _LEFT_OUT_OF_ACCESS: Mapping[str, object] = {"api": "anyone", "peers": "anyone", "management": "this machine"}

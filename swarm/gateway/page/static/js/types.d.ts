@@ -89,6 +89,7 @@ export interface FederationView {
   upstream: UpstreamEntry | null;
   upstreams: UpstreamEntry[];
   records: boolean;
+  tools: string[];
 }
 
 export interface VoteCandidate {
