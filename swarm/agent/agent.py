@@ -76,8 +76,9 @@ class Agent:
 
     `model` is a name that the node at `url` serves ("swarm" is the best that there is), or a ModelChoice: any model
     of pydantic-ai. `api_key` is for the node. `tools` are functions; `hosts` are tool hosts, which sessions enter and
-    leave. `votes` and `ahead` say how each step is voted on, None leaves it to the node; `thinking` how much the node's
-    model is to think. All three are for a name: a ModelChoice has settings of its own, and raises SetupError with them.
+    leave. `votes`, `ahead` and `min_agreement` say how each step is voted on, None leaves it to the node; `thinking`
+    how much the node's model is to think. They are for a name: with a ModelChoice, which has settings of its own, they
+    raise SetupError.
 
     `grants` are the tools that run unasked, besides those that only read ("all": every tool); for the others
     `approve` is asked, and without one they are refused. `decide` is asked where a step with calls was not decided;
@@ -96,6 +97,7 @@ class Agent:
         instructions: str | None = None,
         votes: int | None = None,
         ahead: int | None = None,
+        min_agreement: float | None = None,
         thinking: ThinkingLevel | None = None,
         grants: Collection[str] = (),
         approve: Approver = refuse_all,
@@ -107,11 +109,11 @@ class Agent:
     ) -> None:
         if max_turns < 1:
             raise SetupError(f"max_turns is {max_turns}, and at least 1")
-        if isinstance(model, ModelChoice) and (votes, ahead, thinking) != (None, None, None):
+        if isinstance(model, ModelChoice) and (votes, ahead, min_agreement, thinking) != (None,) * 4:
             raise SetupError("votes, ahead and thinking are for a node's model; a ModelChoice has settings of its own")
         self._model, self._url, self._key = model, url, api_key
         self._hosts: list[ToolHost] = [*hosts, *([FunctionHost(tools)] if tools else [])]
-        self._votes = StepVotes(votes, ahead)
+        self._votes = StepVotes(votes, ahead, min_agreement)
         self._thinking: ThinkingLevel | None = thinking
         self._rules = ApprovalRules(frozenset(grants))
         self._rest: dict[str, Any] = {

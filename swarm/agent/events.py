@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 from pydantic import JsonValue
 
+from swarm.agent.call_checks import AskedCall
 from swarm.generation import JsonObject
 from swarm.tools.tool import ToolResult
 
@@ -55,7 +56,8 @@ class ThoughtPiece:
 class StepVoted:
     """How the step was decided: `account` is the node's `swarm` object (docs/swarm-object.md), `ms` what it took.
 
-    `decided` False: nobody came far enough ahead, or too few answered, and a tool would run.
+    `decided` False: nobody came far enough ahead, or too few answered, and a tool would run. `calls` are those that the
+    step makes, as the model wrote them.
     """
 
     type: ClassVar = "vote"
@@ -64,6 +66,7 @@ class StepVoted:
     account: JsonObject
     decided: bool
     ms: int
+    calls: tuple[AskedCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

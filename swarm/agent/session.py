@@ -191,12 +191,14 @@ class Session:
         output = ""
         while self._step < self._options.max_turns:
             self._step += 1
-            answer = await self._ask(definitions)
+            answer, vote = await self._ask(definitions)
             output = answer.text or output
-            if answer.account is not None and (again := await self._undecided(answer, definitions)) is not None:
-                if again == "stop":
+            if vote is not None and not vote.decided:
+                decision = await self._decision(vote)
+                if decision == "stop":
                     return "undecided", output
-                continue
+                if decision == "again":
+                    continue
             self._add(answer.message)
             if answer.calls:
                 checked = [check_call(call, definitions, cut=answer.cut) for call in answer.calls]
@@ -209,7 +211,8 @@ class Session:
             return ("cut" if answer.cut else "done"), output
         return "max_turns", output
 
-    async def _ask(self, definitions: Sequence[ToolDefinition]) -> ModelAnswer:
+    async def _ask(self, definitions: Sequence[ToolDefinition]) -> tuple[ModelAnswer, StepVoted | None]:
+        """The model's answer, and how it was decided: None where nobody voted."""
         from swarm.agent import turns
 
         self.state = "asking"
@@ -227,23 +230,17 @@ class Session:
                 )
             except turns.MODEL_ERRORS as error:
                 raise options.explain(error) from error
-        if answer.account is not None:
-            decided = is_decided(answer.account, acts=_acts(answer, definitions))
-            self._tell(StepVoted(step, answer.account, decided, round((options.clock() - began) * 1000)))
-        return answer
+        if answer.account is None:
+            return answer, None
+        decided = is_decided(answer.account, acts=_acts(answer, definitions))
+        vote = StepVoted(step, answer.account, decided, round((options.clock() - began) * 1000), answer.calls)
+        self._tell(vote)
+        return answer, vote
 
-    async def _undecided(
-        self, answer: ModelAnswer, definitions: Sequence[ToolDefinition]
-    ) -> Literal["again", "stop"] | None:
-        """What becomes of a step that was not decided; None: it is taken."""
-        assert answer.account is not None
-        vote = StepVoted(self._step, answer.account, is_decided(answer.account, acts=_acts(answer, definitions)), 0)
-        if vote.decided:
-            return None
+    async def _decision(self, vote: StepVoted) -> UndecidedAnswer:
         self.state = "waiting"
         with self._waiting():
-            said = await self._options.decide(vote)
-        return None if said == "go on" else said
+            return await self._options.decide(vote)
 
     async def _execute(
         self, calls: Sequence[CheckedCall], tools: Mapping[str, tuple[ToolDefinition, ToolHost]]

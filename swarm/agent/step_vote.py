@@ -19,10 +19,14 @@ UNDECIDED: Final = frozenset({"undecided", "degraded"})  # outcomes on which nob
 
 @dataclass(frozen=True, slots=True)
 class StepVotes:
-    """How each step is decided: None leaves it to the node. `ahead`: the vote ends with a lead of so many votes."""
+    """How each step is decided: None leaves it to the node. `ahead`: the vote ends with a lead of so many votes.
+
+    `min_agreement`: the share of the votes below which calls are not decided, 0 to 1.
+    """
 
     votes: int | None = None
     ahead: int | None = None
+    min_agreement: float | None = None
 
     def body(self) -> JsonObject:
         """The request's `swarm` object; empty where the node decides everything."""
@@ -31,6 +35,8 @@ class StepVotes:
             body["votes"] = self.votes
         if self.ahead is not None:
             body["stop"] = {"ahead": self.ahead}
+        if self.min_agreement is not None:
+            body["min_agreement"] = self.min_agreement
         return body
 
 

@@ -23,7 +23,7 @@ from swarm.agent.approval import ApprovalAnswer, Approved, Refused, UndecidedAns
 from swarm.agent.events import EndReason, RunEnded, StepVoted, When
 from swarm.agent.session import DEFAULT_TURNS, Session, refuse_all, stop_undecided
 from swarm.agent.sessions_on_disk import SessionFile, SessionFiles, StoredSession, list_lines
-from swarm.commands.agent_lines import approval_question, read_approval, read_edited, read_undecided, undecided_question
+from swarm.commands.agent_lines import UNDECIDED_QUESTION, approval_question, read_approval, read_edited, read_undecided
 from swarm.commands.agent_screen import AgentScreen, JsonLines
 from swarm.commands.node_client import NodeApi
 from swarm.commands.output import complain, interrupted, is_terminal, read_standard_input, say, say_line
@@ -62,6 +62,7 @@ class AgentOptions:
     tools: str = "read"
     votes: int | None = None
     ahead: int | None = None
+    min_agreement: float | None = None
     max_turns: int = DEFAULT_TURNS
     grants: Sequence[str] = ()
     system: str | None = None
@@ -138,6 +139,7 @@ class _Run:
             instructions=options.system,
             votes=options.votes,
             ahead=options.ahead,
+            min_agreement=options.min_agreement,
             grants=options.grants,
             max_turns=options.max_turns,
             approve=refuse_all if self._typed is None else self._approve,
@@ -261,9 +263,9 @@ class _Run:
             elif (answer := read_approval(line)) is not None:
                 return answer
 
-    async def _decide(self, vote: StepVoted) -> UndecidedAnswer:
+    async def _decide(self, _: StepVoted) -> UndecidedAnswer:
         while True:
-            line = await self._answer(undecided_question(vote))
+            line = await self._answer(UNDECIDED_QUESTION)
             if line is None:
                 return "stop"
             if (answer := read_undecided(line)) is not None:

@@ -50,6 +50,7 @@ def add_agent(commands: Any, add_url: Callable[[argparse.ArgumentParser], None],
         "--votes", type=int, metavar="N", help="answers that each step is voted on (default: the node's)"
     )
     steps.add_argument("--ahead", type=int, metavar="K", help="a step is decided when it is K votes ahead of others")
+    steps.add_argument("--min-agreement", type=float, metavar="S", help="a smaller share (0 to 1) decides nothing")
     steps.add_argument("--max-turns", type=int, default=25, metavar="N", help="answers in one run (default 25)")
     steps.add_argument("--think", metavar="LEVEL", help="off, minimal, low, medium, high or xhigh")
     steps.add_argument("--system", metavar="TEXT", help="a system message before the conversation")
@@ -83,6 +84,8 @@ def run_agent(arguments: argparse.Namespace, key: str | None) -> int:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise SetupError(f"--{name.replace('_', '-')} is {value}, and at least 1")
+    if arguments.min_agreement is not None and not 0 <= arguments.min_agreement <= 1:
+        raise SetupError(f"--min-agreement is {arguments.min_agreement:g}, and a share from 0 to 1")
     _look_at_provider(arguments)
     here = arguments.tool_host == HERE
     for name in ("root", "tools"):
@@ -95,6 +98,7 @@ def run_agent(arguments: argparse.Namespace, key: str | None) -> int:
         tools=arguments.tools or DEFAULT_TOOLS,
         votes=arguments.votes,
         ahead=arguments.ahead,
+        min_agreement=arguments.min_agreement,
         max_turns=arguments.max_turns,
         grants=tuple(name for name in (part.strip() for part in arguments.yes.split(",")) if name),
         system=arguments.system,
@@ -117,7 +121,7 @@ def _look_at_provider(arguments: argparse.Namespace) -> None:
         raise SetupError(
             f"name a model of {arguments.provider}: --model NAME (`swarm providers models NAME` lists them)"
         )
-    if arguments.votes is not None or arguments.ahead is not None:
+    if (arguments.votes, arguments.ahead, arguments.min_agreement) != (None,) * 3:
         raise SetupError(
             "a provider's own answers are not voted on; behind a node they are: "
             f"`swarm --upstream {arguments.provider}`, and `swarm agent` without --provider"

@@ -20,7 +20,7 @@ MOST_SHOWN_LINES: Final = 60  # of an argument, before somebody allows a call
 MOST_SHOWN_COLUMNS: Final = 2000
 MOST_SAID_COLUMNS: Final = 120  # of what a failing tool said
 APPROVAL_KEYS: Final = "y once, a always, n no (n WHY tells the model why), e edit"
-UNDECIDED_KEYS: Final = "y take it, r vote again, n stop"
+UNDECIDED_QUESTION: Final = "    take it all the same? y yes, r vote again, n stop"
 ENDS: Final[Mapping[EndReason, str]] = {
     "done": "",
     "cut": "the last answer was cut off at the most tokens that an answer may have",
@@ -88,9 +88,13 @@ def _whole(value: JsonValue) -> str:
     return "\n        ".join(cut(line, MOST_SHOWN_COLUMNS) for line in lines)
 
 
-def undecided_question(vote: StepVoted) -> str:
-    """What is asked where a step was not decided."""
-    return f"    not decided: {clean_line(why_undecided(vote.account))}\n    {UNDECIDED_KEYS}"
+def undecided_lines(vote: StepVoted) -> list[str]:
+    """A step that was not decided: what the first of all that were proposed would do, and why it is not taken."""
+    calls = [cut(clean_line(f"{call.tool} {call.arguments}"), MOST_CALL_COLUMNS) for call in vote.calls]
+    return [
+        *(f"{vote.step:>2}? {call}" for call in calls),
+        f"    not decided: {clean_line(why_undecided(vote.account))}",
+    ]
 
 
 def read_approval(line: str) -> ApprovalAnswer | None:

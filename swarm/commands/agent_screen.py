@@ -20,7 +20,7 @@ from swarm.agent.events import (
     ToolDone,
     as_json,
 )
-from swarm.commands.agent_lines import asked_line, done_line, end_line, vote_words
+from swarm.commands.agent_lines import asked_line, done_line, end_line, undecided_lines, vote_words
 from swarm.commands.output import Stream, complain, is_terminal, may_redraw, say, say_line, show_progress, write
 
 ASKING: Final = "asking the swarm …"
@@ -49,6 +49,10 @@ class AgentScreen:
                 pass  # `--json` has them
             case StepVoted():
                 self._vote = event
+                if not event.decided:
+                    self._end_words()
+                    for line in undecided_lines(event):
+                        say_line(line)
             case ToolAsked():
                 self._end_words()
                 say_line(asked_line(event, self._vote))
@@ -63,7 +67,7 @@ class AgentScreen:
                 self._end_words()
             case RunEnded():
                 self._end_words()
-                if how := vote_words(self._vote):
+                if (self._vote is None or self._vote.decided) and (how := vote_words(self._vote)):
                     say_line(f"    [{how}]")
                 self._vote = None
                 if line := end_line(event):

@@ -153,10 +153,10 @@ async def test_an_undecided_step_asks_and_can_be_taken_or_voted_on_again(tmp_pat
         node_taking(differ_at_first, ["Done."], options=NodeOptions()) as (node, _),
         working(node.url, tmp_path, "--votes", "4", "--ahead", "2", "go") as me,
     ):
-        await me.sees("not decided:")
+        assert ' 1? read {"path": ' in await me.sees("not decided:")
         await me.sees("> ")
         me.type(b"what?\n")
-        await me.sees("not decided:")
+        await me.sees("take it all the same?")
         me.type(b"r\n")
         shown = await me.sees("Done.")
         assert " 2  read path=same.txt · 2 of 2 agree" in shown
@@ -291,6 +291,7 @@ async def test_a_session_is_resumed_where_it_was(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["--votes", "0", "go"], "--votes is 0"),
+        (["--min-agreement", "50", "go"], "--min-agreement is 50"),
         (["--tools", "raed", "go"], "did you mean read?"),
         (["--root", "/nowhere/at/all", "go"], "cannot be used"),
         (["--tool-host", "http://127.0.0.1:9", "--tools", "read", "go"], "--tools is for tools here"),

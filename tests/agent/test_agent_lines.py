@@ -18,7 +18,7 @@ from swarm.commands.agent_lines import (
     read_approval,
     read_edited,
     read_undecided,
-    undecided_question,
+    undecided_lines,
 )
 from swarm.generation import JsonObject
 from swarm.tools.definitions import DEFINITIONS
@@ -99,7 +99,8 @@ def test_edited_arguments_are_an_object() -> None:
 
 
 def test_what_is_undecided_says_why() -> None:
-    assert "leads by 2 of 5" in undecided_question(StepVoted(1, {"shortfall": "the first leads by 2 of 5"}, False, 1))
+    vote = StepVoted(3, {"shortfall": "it leads by 2 of 5"}, False, 1, (AskedCall("c", "bash", '{"command": "ls"}'),))
+    assert undecided_lines(vote) == [' 3? bash {"command": "ls"}', "    not decided: it leads by 2 of 5"]
     assert why_undecided({"votes": 4}).startswith("of 4 votes no step")
     assert why_undecided({"votes": "many", "shortfall": 3}).startswith("no step")
 

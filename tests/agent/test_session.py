@@ -88,6 +88,16 @@ async def test_an_undecided_step_is_not_taken_unasked(answer: UndecidedAnswer, r
     assert questions[0].account["outcome"] == "undecided"
 
 
+async def test_a_share_that_is_too_small_decides_nothing() -> None:
+    def differ(_: object, voter: int) -> list[Any]:
+        return calls(("look", {"n": 1 if voter < 2 else voter}))
+
+    for share, reason in ((0.2, "done"), (0.9, "undecided")):
+        async with node_taking(differ, ["ok"], options=NodeOptions()) as (node, _):
+            ended, _ = await run_of(agent(node.url, RecordingHost(LOOK), votes=4, min_agreement=share))
+        assert ended.reason == reason
+
+
 async def test_an_undecided_step_can_be_voted_on_again() -> None:
     host = RecordingHost(LOOK)
     asked = 0
