@@ -40,6 +40,7 @@ from swarm.agent.provider_errors import AskedProvider, seconds_until, translated
 from swarm.engines.upstream.address import parse_upstream, proxy_to
 from swarm.errors import SetupError, SwarmError, UpstreamFailed
 from swarm.providers import (
+    PROVIDERS,
     ApiProtocol,
     Provider,
     ThinkingLevel,
@@ -73,6 +74,7 @@ SENT_HEADERS: Final = frozenset(
     }
 )  # fmt: skip
 """What is sent beside the key and custom headers."""
+ENDPOINTS: Final = ("/chat/completions", "/responses", "/v1/messages", "/models")  # pasted along with a base
 NOT_CUSTOM: Final = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110's token
 
@@ -126,7 +128,7 @@ def make_model(
     """
     place = place_of(provider, model, key, base_url=base_url, headers=headers)
     asked = AskedProvider(
-        provider.name,
+        provider.name if provider.name in PROVIDERS else place.base,
         provider.title,
         place.host,
         model,
@@ -187,8 +189,23 @@ def place_of(
         raise SetupError(missing_key(provider, base_url))
     system = provider.name if protocol == provider.protocol and not provider.adaptive else f"{provider.name}-{protocol}"
     base = base_for(provider, base_url, protocol=protocol)
+    if base_url is not None or provider.name not in PROVIDERS:
+        base = base_as_given(base, protocol)
     usable = None if key is None else checked_key(key, "the key")
     return ModelAddress(provider, model, protocol, base, system, usable, checked_headers(headers or {}))
+
+
+def base_as_given(base: str, protocol: ApiProtocol) -> str:
+    """A base URL that somebody typed, as the SDKs want it: without an endpoint, with a version or without."""
+    for endpoint in ENDPOINTS:
+        base = base.removesuffix(endpoint)
+    match protocol:
+        case "anthropic":
+            return base.removesuffix("/v1")
+        case "google" | "vertex":
+            return base if "/projects/" in base else base.removesuffix("/v1beta").removesuffix("/v1")
+        case "chat" | "responses":
+            return base if urlsplit(base).path.strip("/") else f"{base.rstrip('/')}/v1"
 
 
 def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -266,7 +283,7 @@ def http_for(place: ModelAddress, environment: Mapping[str, str]) -> Http:
 
     No redirect is followed. Proxies of the environment are asked for the internet, as everywhere here.
     """
-    proxy = proxy_to(parse_upstream(place.base), environment)
+    proxy = proxy_to(parse_upstream(place.base, "the base URL"), environment)
     ours = {"user-agent": f"local-swarm/{VERSION}", **key_headers(place), **place.headers}
     origin = httpx2.URL(place.base)
 
@@ -345,12 +362,13 @@ def _chat(place: ModelAddress, http: Http, settings: ModelSettings, profile: Mod
         )
         overrides = merge_profile(compatible, profile)
     # It keeps what OpenRouter's models sign of their thoughts.
-    chosen = OpenRouterModel if place.system == "openrouter" else OpenAIChatModel
+    at_openrouter = place.provider.name == "openrouter" and not is_foreign(place.provider, place.base)
+    chosen = OpenRouterModel if at_openrouter else OpenAIChatModel
     return chosen(place.model, provider=ChatProvider(), profile=overrides, settings=settings)
 
 
 def _is_openai(place: ModelAddress) -> bool:
-    return urlsplit(place.base).hostname == "api.openai.com" or place.provider.name.startswith("openai")
+    return place.provider.name in ("openai", "openai-chat") and not is_foreign(place.provider, place.base)
 
 
 def _chat_profile(place: ModelAddress) -> Callable[[str], ModelProfile | None] | None:

@@ -28,7 +28,7 @@ from pydantic_ai.models import Model, ModelRequestParameters
 from swarm.agent import Agent as SwarmAgent
 from swarm.agent import Tool
 from swarm.agent.events import AgentEvent, RunFailed, TextPiece
-from swarm.agent.models import checked_headers, make_model, provider_choice
+from swarm.agent.models import base_as_given, checked_headers, make_model, provider_choice
 from swarm.errors import (
     BadRequest,
     ContextExceeded,
@@ -42,7 +42,7 @@ from swarm.errors import (
     UpstreamFailed,
     UpstreamRefused,
 )
-from swarm.providers import PROVIDERS, THINKING_LEVELS, key_for, provider_at, thinking_fields
+from swarm.providers import PROVIDERS, THINKING_LEVELS, ApiProtocol, key_for, provider_at, thinking_fields
 from tests.agent.fake_providers.chat import ChatWire
 from tests.agent.fake_providers.google import GoogleWire
 from tests.agent.fake_providers.replies import Called, GoesWrong, Hangs, Refusal, Rubbish, Trouble, Turn
@@ -577,6 +577,47 @@ async def test_a_base_url_without_a_row_is_asked_over_chat() -> None:
     ):
         assert (await answered(model)).text == "Hello there."
         assert fake.bodies[0]["model"] == "llama"
+
+
+@pytest.mark.parametrize("row", ["openrouter", "openai", "xai", "deepseek", "zai", "groq", "ollama"])
+async def test_another_address_of_a_provider_is_asked_as_any_compatible_server_is(row: str) -> None:
+    """A proxy in front of it, say, which need not have what only the vendor's own server has."""
+    replies = (Turn(calls=(Called("read_file", '{"path": "a.txt"}', "call_1"),)), HELLO)
+    async with fake_provider(ChatWire(), *replies, models=("m",)) as fake:
+        async with make_model(PROVIDERS[row], "m", KEY, base_url=fake.base) as model:
+            assert (await reading_agent(model, []).run("Hi")).output == "Hello there."
+        assert "max_completion_tokens" not in fake.bodies[0]
+        assert "strict" not in fake.bodies[0]["tools"][0]["function"]
+
+
+@pytest.mark.parametrize(
+    ("base", "protocol", "fitting"),
+    [
+        ("http://box:11434", "chat", "http://box:11434/v1"),
+        ("http://box:11434/", "chat", "http://box:11434/v1"),
+        ("http://box:11434/v1", "chat", "http://box:11434/v1"),
+        ("http://box/v1/chat/completions", "chat", "http://box/v1"),
+        ("http://box/v1/responses", "responses", "http://box/v1"),
+        ("http://box/api/paas/v4", "chat", "http://box/api/paas/v4"),
+        ("https://box/anthropic/v1", "anthropic", "https://box/anthropic"),
+        ("https://box/anthropic/v1/messages", "anthropic", "https://box/anthropic"),
+        ("https://box", "anthropic", "https://box"),
+        ("https://box/v1beta", "google", "https://box"),
+        ("https://box/v1", "vertex", "https://box"),
+        ("https://box/v1/projects/p/locations/l", "vertex", "https://box/v1/projects/p/locations/l"),
+    ],
+)
+def test_a_base_url_may_be_typed_as_people_find_it(base: str, protocol: ApiProtocol, fitting: str) -> None:
+    assert base_as_given(base, protocol) == fitting
+
+
+async def test_a_model_that_a_base_url_has_not_is_told_with_what_lists_its_models() -> None:
+    async with (
+        fake_provider(ChatWire(), HELLO, key=None, models=("llama",)) as fake,
+        make_model(provider_at(fake.base), "lama") as model,
+    ):
+        with pytest.raises(NoSuchModel, match=f"swarm providers models {fake.base}/v1"):
+            await answered(model)
 
 
 async def test_a_redirect_is_not_followed(case: Case) -> None:
