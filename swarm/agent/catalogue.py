@@ -277,6 +277,12 @@ class ProviderCatalogue:
             return ModelLimits() if known is None else known.limits
         return enriched((listed,), lambda _: known)[0].limits
 
+    def names(self, provider: Provider, base_url: str | None = None) -> tuple[str, ...]:
+        """The models that are known of it, by the kept list, else by the snapshot. Asks nobody; blocks likewise."""
+        if (kept := self.kept(provider, base_url)) is not None:
+            return tuple(model.id for model in kept.models)
+        return () if is_foreign(provider, base_url) else tuple(model.id for model in self.snapshot.models(provider))
+
     @property
     def snapshot(self) -> Snapshot:
         """Loaded when it is first needed."""

@@ -29,7 +29,7 @@ from swarm.commands.node_client import NodeApi
 from swarm.commands.output import complain, interrupted, is_terminal, read_standard_input, say, say_line
 from swarm.engines.upstream.address import reach_of
 from swarm.errors import SetupError, SwarmError
-from swarm.providers import ThinkingLevel
+from swarm.providers import ThinkingLevel, provider_named
 from swarm.tools.local_host import LocalToolHost
 from swarm.tools.plan import TOOL_NAMES, parse_tools, plan_tools
 from swarm.tools.sandboxed_process import NoSandbox
@@ -332,21 +332,30 @@ def provider_model(options: AgentOptions) -> ModelChoice | None:
     """The cloud's model that was asked for, None where it is a node's. Raises SetupError."""
     if options.provider is None:
         return None
+    from swarm.agent.catalogue import ProviderCatalogue
     from swarm.agent.models import provider_choice
+    from swarm.node.settings import default_data_dir
+
+    row = provider_named(options.provider)
+    catalogue = ProviderCatalogue(default_data_dir() / "providers")
 
     def told(line: str) -> None:
         complain(f"swarm: {line}")
 
+    limits = catalogue.limits(row, options.model, options.base_url)
     made = provider_choice(
-        options.provider,
+        row,
         options.model,
         key=options.provider_key,
         base_url=options.base_url,
         thinking=options.think,
+        max_output_tokens=limits.output_tokens,
+        known=lambda: catalogue.names(row, options.base_url),
         tell=told,
     )
     leaves = ", and LEAVES THIS NETWORK" if made.host is None or reach_of(made.host) == "internet" else ""
-    told(f"{made.name} answers: what is asked, and what tools read, goes there{leaves}")
+    holds = "" if limits.context_tokens is None else f"; its context holds {limits.context_tokens:,} tokens"
+    told(f"{made.name} answers: what is asked, and what tools read, goes there{leaves}{holds}")
     return made
 
 

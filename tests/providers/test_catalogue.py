@@ -182,7 +182,9 @@ async def test_who_was_never_asked_has_what_the_snapshot_knows(tmp_path: Path) -
         found = await at.models(GROQ, None)
         assert (found.asked_at, found.problem) == (None, str(DOWN))
         assert at.limits(GROQ, "big") == ModelLimits(1000, 5)
+        assert at.names(GROQ) == ("big",)
         assert at.limits(GROQ, "unheard-of") == ModelLimits()
+        assert at.names(GROQ, "http://127.0.0.1:9/v1") == ()
         with pytest.raises(Unavailable):
             await at.models(GROQ, None, "http://127.0.0.1:9/v1")
     async with catalogue(tmp_path, ask) as at:
