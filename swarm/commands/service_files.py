@@ -26,7 +26,7 @@ SYSTEM_UNITS: Final = Path("etc/systemd/system")
 SYSTEM_DATA: Final = Path("/var/lib/local-swarm")
 DEFAULT_OPTIONS: Final = ("--federation", "--auto")
 CREDENTIALS: Final = {"--api-key-file": "api-keys", "--admin-key-file": "admin-keys", "--config": "config"}
-FILE_OPTIONS: Final = frozenset({*CREDENTIALS, "--peer-file", "--data-dir", "--models-dir"})
+FILE_OPTIONS: Final = frozenset({*CREDENTIALS, "--peer-file", "--data-dir", "--models-dir", "--tools-root"})
 PRIVATE_FOLDERS: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # hidden by ProtectHome= and PrivateTmp=
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_@%+=:,./${}-]+")
 _MARK: Final = re.compile(r"^(?:# |<!-- )Written by `swarm service install`; sha256 of the rest: ([0-9a-f]{64})", re.M)
@@ -177,10 +177,23 @@ def _check_reach(command: NodeCommand) -> None:
                 f"the system's service sees no {path}: install the program into /opt/local-swarm (docs/deploy.md), and "
                 "give this command from there; or install a service of your own with --user"
             )
+    if _runs_commands(command.options):
+        raise SetupError(
+            "the system's service may make no namespaces, so that commands have no sandbox in it: leave bash out of "
+            "--tools, or install a service of your own with --user"
+        )
     secret = {value for option, value in pairwise(command.options) if option in CREDENTIALS}
     for word in command.options:
         if word not in secret and _is_private(word):
             raise SetupError(f"the system's service sees no {word}: copy it to /srv or /var/lib, say; or use --user")
+
+
+def _runs_commands(options: Sequence[str]) -> bool:
+    """Whether a node with these options has `bash` among its tools, in a sandbox."""
+    named = [value for option, value in pairwise(options) if option == "--tools"]
+    named += [word.partition("=")[2] for word in options if word.startswith("--tools=")]
+    has = "--tool-server" in options or any({"bash", "all"} & set(value.split(",")) for value in named)
+    return has and "--tools-unsandboxed" not in options
 
 
 def _is_private(path: str) -> bool:

@@ -222,6 +222,15 @@ def test_a_file_that_is_not_its_own_is_neither_replaced_nor_removed(
         ({}, "system", ["--data-dir", "/srv/x"], "keeps its data in /var/lib/local-swarm"),
         ({}, "system", ["--peer-file", "/home/a/peers"], "sees no /home/a/peers"),
         ({}, "system", ["--model", "/root/x.gguf"], "sees no /root/x.gguf"),
+        (
+            {},
+            "system",
+            ["--tools", "read,bash", "--tools-root", "/srv/p"],
+            "leave bash out of --tools, or install a service of your own with --user",
+        ),
+        ({}, "system", ["--tools=all", "--tools-root", "/srv/p"], "commands have no sandbox in it"),
+        ({}, "system", ["--tool-server", "--tools-root", "/srv/p"], "commands have no sandbox in it"),
+        ({}, "system", ["--tools", "read", "--tools-root", "/home/a/p"], "sees no /home/a/p"),
         ({}, "system", ["--votes", "0"], "out of range"),
         ({}, "system", ["--name", "a\nb"], "line break"),
     ],
@@ -294,10 +303,11 @@ def test_how_words_are_written_and_files_are_found(tmp_path: Path) -> None:
     ]  # fmt: skip
     (tmp_path / "x.gguf").touch()
     given = ["--config=c", "--model", "x.gguf", "--model", "demo", "--model=hf:a/b", "--models-dir=m", "--votes=3"]
+    given += ["--tools", "read", "--tools-root", "p"]
     config, model = str(tmp_path / "c"), str(tmp_path / "x.gguf")
     assert absolute_options(given, tmp_path) == (
         "--config", config, "--model", model, "--model", "demo", "--model", "hf:a/b",
-        "--models-dir", str(tmp_path / "m"), "--votes=3",
+        "--models-dir", str(tmp_path / "m"), "--votes=3", "--tools", "read", "--tools-root", str(tmp_path / "p"),
     )  # fmt: skip
     assert program_of(tmp_path / "python", tmp_path) == (str(tmp_path / "python"), "-m", "swarm.cli")
     (tmp_path / "main.py").touch()
