@@ -144,6 +144,7 @@ class Confinement:
     kept: tuple[KeptPath, ...] = ()
     limits: CommandLimits = CommandLimits()
     environment: Mapping[str, str] = field(default_factory=dict[str, str])  # beyond the few variables that all have
+    temporary: Path | None = None  # its folder for temporary files, where /tmp is not its own
     talks: bool = False  # its standard input is a pipe from this node, as servers have it; else it is empty
 
     @property
@@ -220,7 +221,8 @@ def environment_inside(sandbox: Sandbox, confinement: Confinement) -> dict[str, 
     path = sandbox.view.path if sandbox.view is not None else SYSTEM_PATH
     if sandbox.kind in ("sandbox-exec", "none"):
         path = f"/opt/homebrew/bin:{path}"
-    plain = {"PATH": path, "HOME": HOME, "TMPDIR": HOME, "LANG": "C.UTF-8", "TERM": "dumb"}
+    home = HOME if confinement.temporary is None else str(confinement.temporary)
+    plain = {"PATH": path, "HOME": home, "TMPDIR": home, "LANG": "C.UTF-8", "TERM": "dumb"}
     return plain | dict(confinement.environment)
 
 
@@ -296,9 +298,10 @@ def sandbox_profile(confinement: Confinement) -> str:
         "(deny iokit-open)",
         f"(allow file-read* (subpath {root}))",
         '(allow file-read-metadata (subpath "/Users"))',
-        '(allow file-read* file-write* (subpath "/private/tmp"))',
         '(allow file-write* (literal "/dev/null") (literal "/dev/zero") (literal "/dev/dtracehelper"))',
     ]
+    if confinement.temporary is not None:
+        lines.append(f"(allow file-read* file-write* (subpath {_quoted(confinement.temporary)}))")
     if confinement.writable:
         lines.append(f"(allow file-write* (subpath {root}))")
         lines += [f"(deny file-write* (subpath {_quoted(kept.path)}))" for kept in confinement.kept]

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, Generator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -53,6 +53,7 @@ _TRIAL_WORD: Final = "swarm-sandbox-works"
 _CHILD: Final = re.compile(rb'"child-pid":\s*(\d+)\s*[,}]')
 _LOOK_S: Final = 0.25  # so often a command's memory is looked at
 _PSS: Final = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
+_ON_THIS_FILE_SYSTEM: Final = ("sandbox-exec", "none")
 _SYSCTL: Final = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 
 
@@ -221,7 +222,7 @@ def opened_confinement(
     """What a command below the root of `files` may reach, held open until it runs. Raises ToolFailure."""
     with files.opened_protected() as (root, protected):
         kept = tuple(KeptPath(files.root / path, descriptor) for path, descriptor in protected)
-        yield Confinement(files.root, root, writable, network, kept, limits, environment or {}, talks)
+        yield Confinement(files.root, root, writable, network, kept, limits, environment=environment or {}, talks=talks)
 
 
 @dataclass(slots=True)
@@ -317,11 +318,25 @@ async def sandboxed(
     Its output and errors are one stream, `process.stdout`; where it talks (`confinement.talks`) the errors are one of
     their own, `process.stderr`, and `process.stdin` is its input. Raises ToolFailure where it cannot be started.
     """
-    starting = asyncio.ensure_future(_started(sandbox, confinement, command))
+    async with _temporary_folder(sandbox, confinement) as confined:
+        starting = asyncio.ensure_future(_started(sandbox, confined, command))
+        try:
+            yield await asyncio.shield(starting)
+        finally:
+            await finished(asyncio.ensure_future(_end_started(starting)))
+
+
+@asynccontextmanager
+async def _temporary_folder(sandbox: Sandbox, confinement: Confinement) -> AsyncGenerator[Confinement]:
+    """Where a command sees this machine's own /tmp: a folder for its temporary files, which is gone with it."""
+    if sandbox.kind not in _ON_THIS_FILE_SYSTEM:
+        yield confinement
+        return
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="swarm-tool-"))
     try:
-        yield await asyncio.shield(starting)
+        yield replace(confinement, temporary=await asyncio.to_thread(folder.resolve))
     finally:
-        await finished(asyncio.ensure_future(_end_started(starting)))
+        await finished(asyncio.ensure_future(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)))
 
 
 async def _started(sandbox: Sandbox, confinement: Confinement, command: tuple[str, ...]) -> SandboxedProcess:
@@ -350,7 +365,7 @@ async def _started(sandbox: Sandbox, confinement: Confinement, command: tuple[st
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE if confinement.talks else asyncio.subprocess.STDOUT,
                 pass_fds=inherited,
-                cwd=confinement.root if sandbox.kind in ("sandbox-exec", "none") else "/",
+                cwd=confinement.root if sandbox.kind in _ON_THIS_FILE_SYSTEM else "/",
                 env=_environment_outside(sandbox, confinement),
                 start_new_session=True,
                 limit=_PIECE_BYTES,
@@ -402,6 +417,9 @@ def _environment_outside(sandbox: Sandbox, confinement: Confinement) -> dict[str
     if sandbox.kind in ("podman", "docker"):
         kept = ("PATH", "HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "DOCKER_HOST", "DOCKER_CONTEXT")
         return {name: os.environ[name] for name in kept if name in os.environ}
+    if sandbox.kind == "none":  # it finds the user's own programs
+        own = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
+        return environment_inside(sandbox, confinement) | own
     return environment_inside(sandbox, confinement)
 
 

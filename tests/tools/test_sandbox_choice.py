@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -123,6 +125,9 @@ def test_the_profile_of_macos_denies_first_and_allows_the_root() -> None:
         f'(deny file-write* (subpath "{ROOT}/.git"))'
     )
     assert "(deny network*)" in lines
+    own = replace(HELD, temporary=Path("/private/var/t"))
+    assert '(allow file-read* file-write* (subpath "/private/var/t"))' in sandbox_profile(own)
+    assert environment_inside(Sandbox("sandbox-exec"), own)["TMPDIR"] == "/private/var/t"
     reading = sandbox_profile(READING)
     assert "(deny network*)" not in reading
     assert f'(allow file-write* (subpath "{ROOT}"))' not in reading
@@ -197,6 +202,10 @@ def test_without_a_sandbox_a_command_does_what_the_user_may_and_ends_with_its_ca
         assert running.bash("cat ../secret.txt; env").output.startswith("the-secret-outside")
         assert "sk-1" not in running.bash("env").output  # its own variables it keeps to itself all the same
         assert running.bash("cat; echo $?; exit 3").exit_code == 3
+        folder = Path(running.bash("echo x > $TMPDIR/left; echo $TMPDIR").output.strip())
+        assert folder.name.startswith("swarm-tool-")
+        assert not folder.exists()
+        assert running.bash("echo $HOME").output.strip() == os.environ["HOME"]
         mark = secrets.token_hex(8)
         assert running.bash(f"(exec -a {mark} sleep 600) & echo over").output == "over\n"
         assert not marked(mark)
