@@ -1,7 +1,8 @@
 """What a session tells while it works, to whoever listens: frozen, in the order in which it happens.
 
 A run is `start`, then for each step thinking, text, the step's vote, its calls and their results, and one `end`. What
-is typed meanwhile is told as `steered` where it joins the conversation, and what fails as `error`, before the end.
+is typed meanwhile is told as `steered` where it joins the conversation, results that no longer fit as `shortened`, and
+what fails as `error`, before the end.
 """
 
 from __future__ import annotations
@@ -106,6 +107,16 @@ class Steered:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultsCut:
+    """The conversation did not fit the model's context: so many of its oldest results go on by their beginnings."""
+
+    type: ClassVar = "shortened"
+
+    step: int
+    results: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunFailed:
     """The run cannot go on; the session stays usable. `kind` is the error's name in `swarm/errors.py`."""
 
@@ -131,7 +142,18 @@ class RunEnded:
     waited_ms: int = 0
 
 
-AgentEvent = RunStarted | TextPiece | ThoughtPiece | StepVoted | ToolAsked | ToolDone | Steered | RunFailed | RunEnded
+AgentEvent = (
+    RunStarted
+    | TextPiece
+    | ThoughtPiece
+    | StepVoted
+    | ToolAsked
+    | ToolDone
+    | Steered
+    | ResultsCut
+    | RunFailed
+    | RunEnded
+)
 
 
 def as_json(event: AgentEvent) -> JsonObject:

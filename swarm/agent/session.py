@@ -22,6 +22,7 @@ from swarm.agent.call_checks import AskedCall, CheckedCall, batches, check_argum
 from swarm.agent.events import (
     AgentEvent,
     EndReason,
+    ResultsCut,
     RunEnded,
     RunFailed,
     RunStarted,
@@ -34,7 +35,7 @@ from swarm.agent.events import (
     When,
 )
 from swarm.agent.step_vote import is_decided
-from swarm.errors import BadRequest, SwarmError
+from swarm.errors import BadRequest, ContextExceeded, SwarmError
 from swarm.tools.tool import ToolDefinition, ToolHost, ToolResult
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from swarm.agent.turns import ModelAnswer
 
 DEFAULT_TURNS: Final = 25
+CHARS_PER_TOKEN: Final = 4  # at most, in what tools print: so much is cut at least
+ROOM: Final = 0.25  # of the context that is made free at once: each cut has the whole prompt read anew
 NOT_RUN: Final = 126  # the exit code of a call that was not executed, as shells have it
 ABORTED: Final = "not executed: the run was aborted"
 LOST: Final = "the agent ended before it kept a result: this may have been executed, in part or in whole"
@@ -218,24 +221,38 @@ class Session:
         self.state = "asking"
         step, options = self._step, self._options
         began = options.clock()
-        with self._waiting():
+        while True:
             try:
-                answer = await turns.ask_model(
-                    options.model,
-                    options.settings,
-                    self._messages,
-                    definitions,
-                    lambda text: self._tell(TextPiece(step, text)),
-                    lambda text: self._tell(ThoughtPiece(step, text)),
-                )
-            except turns.MODEL_ERRORS as error:
-                raise options.explain(error) from error
+                with self._waiting():
+                    answer = await turns.ask_model(
+                        options.model,
+                        options.settings,
+                        self._messages,
+                        definitions,
+                        lambda text: self._tell(TextPiece(step, text)),
+                        lambda text: self._tell(ThoughtPiece(step, text)),
+                    )
+                break
+            except (SwarmError, *turns.MODEL_ERRORS) as error:
+                explained = error if isinstance(error, SwarmError) else options.explain(error)
+                if not (isinstance(explained, ContextExceeded) and self._shorten(explained)):
+                    raise explained from error
         if answer.account is None:
             return answer, None
         decided = is_decided(answer.account, acts=_acts(answer, definitions))
         vote = StepVoted(step, answer.account, decided, round((options.clock() - began) * 1000), answer.calls)
         self._tell(vote)
         return answer, vote
+
+    def _shorten(self, error: ContextExceeded) -> bool:
+        """Cut old results, and whether there were any; what is kept on disk stays whole."""
+        from swarm.agent import turns
+
+        over_tokens = error.prompt_tokens - error.context_tokens + round(error.context_tokens * ROOM)
+        self._messages, cut = turns.with_results_shortened(self._messages, over_tokens * CHARS_PER_TOKEN)
+        if cut:
+            self._tell(ResultsCut(self._step, cut))
+        return cut > 0
 
     async def _decision(self, vote: StepVoted) -> UndecidedAnswer:
         self.state = "waiting"

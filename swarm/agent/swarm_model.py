@@ -24,7 +24,16 @@ from pydantic_ai.settings import ModelSettings
 from federation.printable_text import clean_line
 from swarm.agent.history import as_taken
 from swarm.agent.step_vote import StepVotes
-from swarm.errors import BadRequest, EngineFailed, Forbidden, LimitReached, SwarmError, Unauthorized, Unavailable
+from swarm.errors import (
+    BadRequest,
+    ContextExceeded,
+    EngineFailed,
+    Forbidden,
+    LimitReached,
+    SwarmError,
+    Unauthorized,
+    Unavailable,
+)
 from swarm.providers import ThinkingLevel, provider_at, thinking_fields
 
 if TYPE_CHECKING:
@@ -120,6 +129,8 @@ def node_error(error: Exception, url: str) -> SwarmError:
     again = (error.headers or {}).get("retry-after", "")
     again_s = int(again) if again.isdecimal() else AGAIN_S
     match error.status_code:
+        case 400 if isinstance(counted := body.get("n_prompt_tokens"), int) and isinstance(body.get("n_ctx"), int):
+            return ContextExceeded(counted, body["n_ctx"])
         case 400 | 404 | 413 | 422:
             return BadRequest(message)
         case 401:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 
 from pydantic_ai.direct import model_request_stream
@@ -38,6 +38,8 @@ from swarm.generation import JsonObject
 from swarm.tools.tool import ToolDefinition, ToolResult
 
 ACCOUNT: Final = "swarm"
+KEPT_CHARS: Final = 200  # of an old result that is cut
+LEFT_OUT: Final = "\n[the rest was left out: the conversation did not fit any more; call again for it]"
 MODEL_ERRORS: Final = (AgentRunError, UserError)  # what pydantic-ai raises for an answer that it does not get, or read
 
 
@@ -135,6 +137,30 @@ def for_model(result: ToolResult) -> str:
     elif result.exit_code:
         told += f"\n[exit code {result.exit_code}]"
     return told.strip("\n") or "[no output]"
+
+
+def with_results_shortened(messages: Sequence[ModelMessage], most_chars: int) -> tuple[list[ModelMessage], int]:
+    """The conversation with its oldest results cut to their beginnings, and how many were cut.
+
+    It stops when `most_chars` are gone. The results of the last step stay: the model goes on from them.
+    """
+    last = max((at for at, message in enumerate(messages) if _has_results(message)), default=0)
+    made, gone, cut = list(messages), 0, 0
+    for at, message in enumerate(made[:last]):
+        parts = list(message.parts)
+        for place, part in enumerate(parts):
+            if not isinstance(part, ToolReturnPart) or not isinstance(part.content, str):
+                continue
+            if gone < most_chars and len(part.content) > KEPT_CHARS + len(LEFT_OUT):
+                parts[place] = replace(part, content=part.content[:KEPT_CHARS] + LEFT_OUT)
+                gone += len(part.content) - KEPT_CHARS
+                cut += 1
+        made[at] = replace(message, parts=parts)
+    return made, cut
+
+
+def _has_results(message: ModelMessage) -> bool:
+    return any(isinstance(part, ToolReturnPart) for part in message.parts)
 
 
 def orphaned(messages: Sequence[ModelMessage]) -> tuple[AskedCall, ...]:

@@ -9,6 +9,7 @@ from typing import Final
 
 from swarm.agent.events import (
     AgentEvent,
+    ResultsCut,
     RunEnded,
     RunFailed,
     RunStarted,
@@ -21,6 +22,7 @@ from swarm.agent.events import (
     as_json,
 )
 from swarm.commands.agent_lines import asked_line, done_line, end_line, undecided_lines, vote_words
+from swarm.commands.ballot_view import counted
 from swarm.commands.output import Stream, complain, is_terminal, may_redraw, say, say_line, show_progress, write
 
 ASKING: Final = "asking the swarm …"
@@ -63,6 +65,8 @@ class AgentScreen:
             case Steered():
                 self._end_words()
                 say_line(f"    + {event.text}")
+            case ResultsCut():
+                say_line(f"    {counted(event.results, 'old result')} cut: the conversation did not fit any more")
             case RunFailed():
                 self._end_words()
             case RunEnded():

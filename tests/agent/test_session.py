@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from swarm.agent import Agent, Tool
+from swarm.agent import Agent, Tool, turns
 from swarm.agent.approval import ApprovalAnswer, Approved, Refused, UndecidedAnswer
-from swarm.agent.events import AgentEvent, RunEnded, RunFailed, Steered, StepVoted, ToolDone, as_json
-from swarm.errors import BadRequest, EngineFailed, SwarmError
+from swarm.agent.events import AgentEvent, ResultsCut, RunEnded, RunFailed, Steered, StepVoted, ToolDone, as_json
+from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
+from swarm.generation import GenerationRequest
 from swarm.tools.tool import ToolDefinition, ToolResult
 from tests.agent.scripted_turns import RecordingHost, answered, calls, node_taking, seen
 from tests.doubles.running_node import NodeOptions
@@ -417,3 +418,42 @@ def test_importing_the_agent_loads_nothing_of_what_it_needs_later() -> None:
         " if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+async def test_a_conversation_that_no_longer_fits_goes_on_with_its_oldest_results_cut() -> None:
+    fits_chars = 7000
+
+    async def does(tool: str, arguments: Mapping[str, Any]) -> ToolResult:
+        return ToolResult(f"result {arguments['n']} " + "x" * 2500)
+
+    def turn(n: int) -> Any:
+        def steps(request: GenerationRequest, _: int) -> list[Any]:
+            chars = sum(len(str(message["content"])) for message in request.messages or ())
+            if chars > fits_chars:
+                return [ContextExceeded(chars // 4, fits_chars // 4)]
+            return calls(("look", {"n": n})) if n < 5 else ["Done."]
+
+        return steps
+
+    host = RecordingHost(LOOK, does=does)
+    kept: list[Any] = []
+    told: list[AgentEvent] = []
+    async with node_taking(*(turn(n) for n in range(6))) as (node, engine):
+        async with agent(node.url, host).session(keep=kept.append) as session:
+            session.subscribe(told.append)
+            ended = await session.run("go")
+        results = [str(content) for role, content in seen(engine) if role == "tool"]
+    assert (ended.reason, ended.steps, len(host.executed)) == ("done", 6, 5)
+    assert results[0].startswith("result 0 x")
+    assert "left out" in results[0]
+    assert len(results[-1]) > 2500, "the last one is what the model goes on from"
+    assert sum(event.results for event in told if isinstance(event, ResultsCut)) == 3
+    assert all(len(turns.written(message)["parts"][0]["content"]) > 2500 for message in kept[2::2]), (
+        "on disk all is whole"
+    )
+
+
+async def test_a_prompt_that_can_never_fit_is_an_error_with_both_counts() -> None:
+    async with node_taking([ContextExceeded(9000, 8192)]) as (node, _):
+        with pytest.raises(ContextExceeded, match="9000 tokens and the context holds 8192"):
+            await agent(node.url, RecordingHost()).run("too long")
