@@ -24,6 +24,7 @@ from swarm.quantities import SIZE_FORM, TIME_FORM, bytes_of, seconds_of
 from swarm.registry.model_ids import BOUNDARIES
 from swarm.registry.model_memory import CacheType
 from swarm.registry.names import EMBEDDED_NAMES
+from swarm.tools.mcp_servers import McpServerSettings, McpSettings
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -328,6 +329,10 @@ def known_in(loc: Sequence[int | str]) -> Sequence[str]:
             kind = PeerRules
         case ("upstreams", _, _):
             kind = UpstreamSettings
+        case ("mcp", _):
+            kind = McpSettings
+        case ("mcp", "servers", _, _):
+            kind = McpServerSettings
         case _:
             return ()
     return [setting.name for setting in fields(kind)]

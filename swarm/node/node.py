@@ -56,7 +56,7 @@ from swarm.node.models import NodeModels, compute_threads
 from swarm.node.settings import Settings
 from swarm.node.setup import settle
 from swarm.node.shelf import NodeShelf
-from swarm.node.tools import opened_tools, tool_host_words
+from swarm.node.tools import opened_servers, opened_tools, server_words, tool_host_words
 from swarm.node.trust import TrustService
 from swarm.node.upstream import banner_lines, ready_line, take_secrets
 from swarm.registry.file_hashes import stoppable
@@ -66,7 +66,10 @@ from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.loadables import OwnLoadables, Stock, look_at, peer_stocks
 from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
 from swarm.routing.upstream import Upstream, Upstreams
+from swarm.tools.joined_hosts import JoinedHosts
 from swarm.tools.local_host import LocalToolHost
+from swarm.tools.mcp_host import McpToolHost
+from swarm.tools.tool import ToolHost
 from swarm.workers.model_workers import ModelWorkers
 from swarm.workers.pool import NoRoomFor, PoolPace, WorkerPool
 
@@ -118,7 +121,7 @@ class Node:
         self._told_of_others = False
         self._upstream_lines: list[str] = []
         self._instructions: ToolInstructions | None = None
-        self._tool_host: LocalToolHost | None = None
+        self._tool_host: ToolHost | None = None
 
     async def __aenter__(self) -> Node:
         give_back_large_blocks()
@@ -198,14 +201,15 @@ class Node:
         if (path := settings.tool_instructions) is not None:
             self._instructions = await asyncio.to_thread(ToolInstructions, path, self._count_tokens, self._console.say)
         self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
-        if self.setup.tools is not None:
-            self._tool_host = await self._stack.enter_async_context(opened_tools(self.setup.tools))
+        local, servers = await self._enter_tools()
         await self._stack.enter_async_context(self._listening(listeners, client))
         lines = banner(self.setup, settings.federated, self._upstream_lines, settings.answer_any_model, settings.record)
         for line in lines:
             self._console.say(line)
-        if self._tool_host is not None:
-            self._console.say(f"  tool host  {tool_host_words(self._tool_host, self.setup.access)}")
+        if local is not None:
+            self._console.say(f"  tool host  {tool_host_words(local, self.setup.access)}")
+        if servers:
+            self._console.say(f"  MCP tools  {server_words(servers, self.setup.access)}")
         self._trust = await self._stack.enter_async_context(self._trust_service(client))
         if settings.federated:
             await self._join()
@@ -217,6 +221,20 @@ class Node:
             self._console.say(f"  tools      a conversation with tools is given {self._instructions.path}, {length}")
         news.aloud = True
         await self._stack.enter_async_context(showing(self._console, self._app[VIEW], self._app[CHANGES]))
+
+    async def _enter_tools(self) -> tuple[LocalToolHost | None, tuple[McpToolHost, ...]]:
+        """The tools of this machine and the MCP servers of others that clients may use here, if any."""
+        plan, local = self.setup.tools, None
+        if plan is not None and plan.names:
+            local = await self._stack.enter_async_context(opened_tools(plan))
+        found = None if local is None else local.sandbox
+        servers = await self._stack.enter_async_context(
+            opened_servers(self.settings, plan, found, lambda news: self._console.say(f"* {news}"))
+        )
+        self._tool_host = local
+        if servers:
+            self._tool_host = JoinedHosts([*([] if local is None else [local]), *servers])
+        return local, servers
 
     def _trust_service(self, client: PeerClient) -> TrustService:
         setup, settings = self.setup, self.settings

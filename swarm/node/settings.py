@@ -57,6 +57,7 @@ from swarm.node.model_settings import (
     place_of,
 )
 from swarm.routing.rules import RoutingRules, read_rules
+from swarm.tools.mcp_servers import McpSettings, place_in_servers
 from swarm.tools.plan import parse_sandbox, parse_tools
 from swarm.workers.model_workers import DEFAULT_QUEUE
 
@@ -135,9 +136,9 @@ LogFormat = Annotated[str, AfterValidator(_log_format)]
 class Settings:
     """One node's settings, checked. None lets the node choose. A single text stands for a list of one.
 
-    `ttl` is seconds, infinite for `never`; `memory` and `kv_disk` bytes. `aliases`, `models`, `peers`, `routing`,
-    `tool_instructions` and `upstreams` (its tables `[upstream.NAME]`) are in a configuration file only. `upstream`
-    names tables of it, rows of the table of providers, and base URLs; left empty, all of its tables count.
+    `ttl` is seconds, infinite for `never`; `memory` and `kv_disk` bytes. `aliases`, `mcp`, `models`, `peers`,
+    `routing`, `tool_instructions` and `upstreams` (its tables `[upstream.NAME]`) are in a configuration file only.
+    `upstream` names tables of it, rows of the table of providers, and base URLs; left empty, all of its tables count.
     """
 
     federation: bool = False
@@ -192,6 +193,7 @@ class Settings:
     tool_server: bool = False
     no_model: bool = False
     tool_instructions: ExpandedPath | None = None
+    mcp: McpSettings = field(default_factory=McpSettings)
     data_dir: ExpandedPath | None = None
     log_level: LogLevel = "warning"
     log_format: LogFormat = "text"
@@ -348,6 +350,9 @@ def _refused(problem: ErrorDetails, written: Mapping[str, str]) -> SetupError:
     before = written.get(name, f"{option_of(name)} ")
     if name in SECRET:
         return SetupError(f"{before.rstrip('= ')}: {_what_is_wrong(problem)}")
+    if name == "mcp" and len(problem["loc"]) > 1:
+        where = before.removesuffix("mcp = ").removesuffix("--mcp ")
+        return SetupError(f"{where}{place_in_servers(problem)}{_what_is_wrong(problem)}")
     if name in TABLES and (len(problem["loc"]) > 1 or problem["type"] == "alias"):
         where = before.removesuffix(f"{name} = ").removesuffix(f"{option_of(name)} ")
         return SetupError(f"{where}{place_of(problem)}{_what_is_wrong(problem)}")

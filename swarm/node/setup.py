@@ -72,7 +72,7 @@ def settle(settings: Settings) -> tuple[NodeSetup, tuple[socket.socket, ...]]:
     upstreams = read_upstreams(settings)
     check_no_model(settings)
     tools = read_tool_plan(settings)
-    if tools is not None:
+    if tools is not None or settings.mcp.servers:
         check_reach(access, addresses.bind_hosts)
     handed_over = take_listeners(os.environ, os.getpid(), addresses.bind_hosts)
     listeners = handed_over or open_listeners(addresses.bind_hosts, settings.port)

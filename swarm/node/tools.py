@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +15,23 @@ from swarm.errors import SetupError
 from swarm.gateway.http.access import AccessRules
 from swarm.node.settings import Settings
 from swarm.tools.local_host import LocalToolHost
-from swarm.tools.plan import TOOL_NAMES, ToolPlan, parse_sandbox, plan_tools
+from swarm.tools.mcp_connections import ServerPlace
+from swarm.tools.mcp_host import McpToolHost, server_hosts
+from swarm.tools.plan import AUTO, TOOL_NAMES, ToolPlan, parse_sandbox, plan_tools
 from swarm.tools.sandbox import Sandbox
-from swarm.tools.sandboxed_process import NoSandbox
+from swarm.tools.sandboxed_process import NoSandbox, find_sandbox
 
 
 def read_tool_plan(settings: Settings) -> ToolPlan | None:
-    """What this node's tool host may do; None where no tools are named. Blocks: looks at folders. Raises SetupError."""
+    """What this node's tool host may do; None where no tools are named. Blocks: looks at folders. Raises SetupError.
+
+    Without tools, MCP servers of others may have a folder all the same: then it is a plan with no names.
+    """
     if settings.tool_server and settings.tools is not None:
         raise SetupError("--tool-server is the same as --tools all: leave out one of them")
     names = TOOL_NAMES if settings.tool_server else settings.tools
+    if names is None and settings.mcp.servers:  # theirs are the folder and the sandbox
+        names = ()
     if names is None:
         given = {
             "--tools-root": settings.tools_root is not None,
@@ -33,6 +42,8 @@ def read_tool_plan(settings: Settings) -> ToolPlan | None:
         unused = [option for option, is_given in given.items() if is_given]
         if unused:
             raise SetupError(f"{unused[0]} is for the tools of --tools, and none are named: add --tools read,grep,glob")
+        return None
+    if settings.tools_root is None and not names:
         return None
     if settings.tools_root is None:
         raise SetupError(
@@ -99,6 +110,42 @@ async def opened_tools(plan: ToolPlan) -> AsyncGenerator[LocalToolHost]:
         yield host
 
 
+@asynccontextmanager
+async def opened_servers(
+    settings: Settings, plan: ToolPlan | None, found: Sandbox | NoSandbox | None, say: Callable[[str], None]
+) -> AsyncGenerator[tuple[McpToolHost, ...]]:
+    """The MCP servers of others that are named, on their way: each is connected to beside everything else.
+
+    `found` is the sandbox that commands run in, where it is known. Raises SetupError where a server's command has none,
+    and for what its settings name and there is not.
+    """
+    servers = settings.mcp.servers
+    place: ServerPlace | NoSandbox | None = None
+    if any(server.command for server in servers.values()):
+        if found is None:
+            choice = AUTO if settings.tools_sandbox is None else parse_sandbox(settings.tools_sandbox)
+            found = await asyncio.to_thread(find_sandbox, choice, unsandboxed=settings.tools_unsandboxed)
+        if isinstance(found, NoSandbox):
+            place = found
+        else:
+            place = ServerPlace(found) if plan is None else ServerPlace(found, plan.root, plan.writable)
+    async with AsyncExitStack() as stack:
+        hosts = server_hosts(servers, place, os.environ, say)
+        for host in hosts:
+            await stack.enter_async_context(host)
+        yield hosts
+
+
+def server_words(hosts: Sequence[McpToolHost], access: AccessRules) -> str:
+    """What the banner says of MCP servers of others, whose tools are not known yet."""
+    names = ", ".join(host.name for host in hosts)
+    return f"of {names}, as each of them is there; for {_for_whom(access)}, at /mcp and /v1/tools"
+
+
+def _for_whom(access: AccessRules) -> str:
+    return "whoever has an API key" if access.wants_key else "this machine"
+
+
 def tool_host_words(host: LocalToolHost, access: AccessRules) -> str:
     """What the banner says of the tools: which, where, what holds commands, and for whom."""
     plan = host.plan
@@ -107,4 +154,4 @@ def tool_host_words(host: LocalToolHost, access: AccessRules) -> str:
         words += "; bash runs UNSANDBOXED: whoever calls it may do what you may (--tools-unsandboxed)"
     elif isinstance(host.sandbox, Sandbox):
         words += f"; bash in {host.sandbox.title}, {'with the' if plan.network else 'without'} network"
-    return f"{words}; for {'whoever has an API key' if access.wants_key else 'this machine'}, at /mcp and /v1/tools"
+    return f"{words}; for {_for_whom(access)}, at /mcp and /v1/tools"

@@ -10,8 +10,9 @@ from typing import Final, Self
 
 from pydantic import JsonValue
 
-from swarm.errors import BadRequest
-from swarm.tools.mcp_servers import as_called
+from swarm.errors import BadRequest, Unavailable
+from swarm.tools.mcp_host import McpToolHost
+from swarm.tools.mcp_servers import SEPARATOR, as_called
 from swarm.tools.tool import ToolDefinition, ToolHost, ToolResult
 
 MAX_LISTED: Final = 40  # names of tools in one message
@@ -21,7 +22,8 @@ class JoinedHosts:
     """A `ToolHost` of the tools of `hosts`, in their order; of two with one name the first counts.
 
     A server's tool may be asked for as `github.search`, too. They are entered and left together: where one cannot be
-    entered, those before it are left, and where leaving one fails, the others are left all the same.
+    entered, those before it are left, and where leaving one fails, the others are left all the same. Hosts that
+    somebody else has entered are joined without entering this.
     """
 
     def __init__(self, hosts: Sequence[ToolHost]) -> None:
@@ -51,8 +53,15 @@ class JoinedHosts:
         found = self._by_name()
         name = tool if tool in found else as_called(tool)
         if name not in found:
+            self._refuse_absent(name)
             raise BadRequest(unknown_tool(tool, tuple(found)), param="tool")
         return await found[name][1].execute(name, arguments, timeout_s)
+
+    def _refuse_absent(self, name: str) -> None:
+        """Raises Unavailable for what may be a tool of a server that is not there, and has not been yet."""
+        for host in self._hosts:
+            if isinstance(host, McpToolHost) and name.startswith(f"{host.name}{SEPARATOR}") and not host.tools():
+                raise Unavailable(f"MCP server {host.name} {host.problem or 'is still starting'}")
 
     def _by_name(self) -> dict[str, tuple[ToolDefinition, ToolHost]]:
         found: dict[str, tuple[ToolDefinition, ToolHost]] = {}

@@ -329,8 +329,9 @@ class HttpConnection:
             if isinstance(error, TimeoutError):
                 raise
             system = getattr(error, "os_error", error)
-            number = getattr(system, "errno", None)
-            why = os.strerror(number) if number in errno.errorcode else str(system) or type(error).__name__
+            number = system.errno if isinstance(system, OSError) else None
+            known = number is not None and number in errno.errorcode
+            why = os.strerror(number) if known and number is not None else str(system) or type(error).__name__
             raise McpProblem(f"cannot be asked: {clean_line(str(why))}") from error
 
     async def _answer(self, response: aiohttp.ClientResponse, request_id: int, revision: str | None) -> ServerAnswer:

@@ -45,6 +45,7 @@ from swarm.tools.tool import DEFAULT_TIMEOUT_S, MOST_AT_ONCE, MOST_TIMEOUT_S, To
 
 FAILED_CALL: Final = 1
 MAX_RETRY_S: Final = 300.0
+MAX_TOLD_CHARS: Final = 300  # of the names of a server's tools
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +80,12 @@ def retry_after_s(failures: int) -> float:
 
 
 def server_hosts(
-    servers: Mapping[str, McpServerSettings], place: ServerPlace | NoSandbox | None, environment: Mapping[str, str]
+    servers: Mapping[str, McpServerSettings],
+    place: ServerPlace | NoSandbox | None,
+    environment: Mapping[str, str],
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[McpToolHost, ...]:
-    """A host for each server. `place` is where commands run, None where there are none.
+    """A host for each server. `place` is where commands run, None where there are none; `say` tells the node's owner.
 
     Raises SetupError for a command without a sandbox, and for a variable of the `environment` that is not set.
     """
@@ -89,9 +93,9 @@ def server_hosts(
     for name, server in servers.items():
         whole = expanded(name, server, environment)
         if not server.command:
-            hosts.append(McpToolHost(name, whole, partial(http_connection, whole, environment)))
+            hosts.append(McpToolHost(name, whole, partial(http_connection, whole, environment), say=say))
         elif isinstance(place, ServerPlace):
-            hosts.append(McpToolHost(name, whole, partial(process_connection, whole, place)))
+            hosts.append(McpToolHost(name, whole, partial(process_connection, whole, place), say=say))
         else:
             raise SetupError(f"[mcp.servers.{name}] is a command, and there is no sandbox to run it in: {place}")
     return tuple(hosts)
@@ -108,12 +112,14 @@ class McpToolHost:
         *,
         pace: McpPace | None = None,
         clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.name = name
         self._server = server
         self._connect = connect
         self._pace = pace or McpPace()
         self._clock = clock
+        self._say = say
         self._tools: dict[str, ServerTool] = {}  # the last that were listed, also while it is away
         self._link: _Link | None = None
         self._problem: str | None = None  # why there is no link
@@ -346,7 +352,12 @@ class McpToolHost:
             if cursor is None:
                 break
         tools, left_out = tools_of(self.name, listed, self._server.tools)
-        self._tools = {tool.definition.name: tool for tool in tools}
+        before, self._tools = self._tools, {tool.definition.name: tool for tool in tools}
+        if not before or before.keys() != self._tools.keys():
+            several = "" if len(tools) == 1 else "s"
+            self._say(
+                f"MCP server {self.name} has {len(tools)} tool{several}: {', '.join(self._tools)[:MAX_TOLD_CHARS]}"
+            )
         if left_out != self._told:
             self._told = left_out
             for words in left_out[:10]:

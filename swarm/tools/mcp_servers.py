@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import field, replace
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictBool, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from swarm.errors import SetupError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 MAX_SERVERS: Final = 32
 MAX_SERVER_NAME_CHARS: Final = 32
 MAX_TOOL_NAME_CHARS: Final = 64  # OpenAI's and Anthropic's limit
 MAX_WORDS: Final = 256  # of a command line, and of a list of tools
 MAX_VARIABLES: Final = 64
+MAX_SHOWN_VALUE_CHARS: Final = 100  # of one that is refused
 SEPARATOR: Final = "__"  # between a server's name and its tool's: neither OpenAI nor Anthropic takes a dot
 
 _SERVER: Final = re.compile(r"[A-Za-z0-9]+(?:[_-][A-Za-z0-9]+)*")  # so that SEPARATOR is in no name
@@ -45,6 +50,16 @@ def _server_name(name: str) -> str:
             {"most": MAX_SERVER_NAME_CHARS},
         )
     return name
+
+
+def _command(value: object) -> object:
+    """A list of words, or one text that is cut into words as a shell does it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise PydanticCustomError("command", "is no command line: {why}", {"why": str(error)}) from None
 
 
 def _url(url: str) -> str:
@@ -91,7 +106,7 @@ class McpServerSettings:
     `network`: the command reaches the network. `tools`: only these, by the server's own names; None for all.
     """
 
-    command: Annotated[_Words, BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)] = ()
+    command: Annotated[_Words, BeforeValidator(_command)] = ()
     url: Annotated[str, AfterValidator(_url)] | None = None
     env: Annotated[_Secrets, AfterValidator(_variables)] = field(default_factory=dict[str, str], repr=False)
     headers: Annotated[_Secrets, AfterValidator(_headers)] = field(default_factory=dict[str, str], repr=False)
@@ -138,7 +153,29 @@ def expanded(name: str, server: McpServerSettings, environment: Mapping[str, str
 
         return {key: _VARIABLE.sub(value_of, value) for key, value in values.items()}
 
-    return replace(server, env=filled("env", server.env), headers=filled("headers", server.headers))
+    env, headers = filled("env", server.env), filled("headers", server.headers)
+    try:
+        return replace(server, env=env, headers=headers)
+    except ValidationError:  # not said what: it may be a key
+        raise SetupError(
+            f"[mcp.servers.{name}]: an environment variable that it names holds what cannot be sent: a key is one line "
+            "of ASCII"
+        ) from None
+
+
+def place_in_servers(problem: ErrorDetails) -> str:
+    """Where in `[mcp]` of a configuration file something is wrong, with its value, where that is no secret."""
+    name, setting, *_ = [*map(str, problem["loc"][2:]), "", ""]
+    shown = f"{repr(problem['input'])[:MAX_SHOWN_VALUE_CHARS]} "
+    if not name:
+        return f"[{'.'.join(map(str, problem['loc'][:2]))}] "
+    if setting == "[key]":
+        return f"[mcp.servers] {shown}"
+    if not setting:
+        return f"[mcp.servers.{name}] "
+    if problem["type"] == "unexpected_keyword_argument":
+        return f"[mcp.servers.{name}] {setting!r} "
+    return f"[mcp.servers.{name}] {setting} " + ("" if setting in ("env", "headers") else f"= {shown}")
 
 
 def tool_name(server: str, tool: str) -> str:
