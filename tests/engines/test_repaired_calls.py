@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any, Final
@@ -55,6 +56,8 @@ async def streamed(*calls: tuple[str, Sequence[str]], reason: FinishReason = "to
         for index, (name, pieces) in enumerate(calls):
             for place, piece in enumerate(pieces or [""]):
                 first = place == 0
+                if place % 1000 == 999:
+                    await asyncio.sleep(0)  # as a socket would
                 yield Delta(
                     0,
                     tool_calls=(ToolCallDelta(index, f"c{index}" if first else None, name if first else None, piece),),
@@ -232,6 +235,16 @@ def test_a_huge_or_deep_call_is_left_alone() -> None:
     assert put_right("search", '{"query": "x", "query": "y",}', TOOLS) is None
     assert put_right("search", '{"query": NaN,}', TOOLS) is None
     assert put_right("search", "```" + " " * 200_000, TOOLS) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "begin"),
+    [("search", '{"query": "x",'), ("search", ""), ("functions.search", '{"query": "x"'), ("search", '{"query": "')],
+)
+async def test_pieces_without_end_cost_no_more_each(name: str, begin: str) -> None:
+    """A hundred thousand pieces, of which a second look at all that came before would take minutes."""
+    answer, _ = await streamed((name, [begin, *[" "] * 100_000]), reason="length")
+    assert answer.tool_calls[0].arguments == begin + " " * 100_000
 
 
 async def test_of_an_answer_that_was_cut_off_only_the_last_call_may_be_half() -> None:

@@ -51,6 +51,7 @@ REPAIRS: Final[tuple[Repair, ...]] = get_args(Repair)
 MAX_CHARS: Final = 262_144  # of one call's arguments; longer ones are left as they are
 MAX_DEPTH: Final = 64
 MAX_NAME_CHARS: Final = 512
+MOST_HELD_CHARS: Final = 1000
 COMPLETE: Final[frozenset[FinishReason]] = frozenset({"stop", "tool_calls"})  # after another end a call may be half
 
 NAMESPACES: Final = ("functions.", "function.", "tools.", "tool.", "default_api.", "functions:", "functions/")
@@ -416,14 +417,13 @@ class _CallsOfAnswer:
             yield piece
             return
         call.id, call.name = piece.id or call.id, piece.name or call.name
-        earlier = "".join(call.pieces) if not call.opened else ""
         call.pieces.append(piece.arguments)
         if call.opened:
             if arguments := call.watch.passed(piece.arguments):
                 yield ToolCallDelta(piece.index, piece.id, None, arguments)
-        elif _called(call.name or "", self.tools) is not None:  # another's name is held until it can be told
+        elif piece.name and _called(piece.name, self.tools) is not None:  # another's is held until it can be told
             call.opened = True
-            yield ToolCallDelta(piece.index, call.id, call.name, call.watch.passed(earlier + piece.arguments))
+            yield ToolCallDelta(piece.index, call.id, call.name, call.watch.passed("".join(call.pieces)))
 
     def _ended(self, index: int, complete: bool) -> Iterator[ToolCallDelta]:
         """What is left to give of a call, put right if it is `complete`."""
@@ -476,6 +476,8 @@ class _Watch:
         text = self._held + piece
         safe = self._safe(text)
         self._held = text[safe:]
+        if len(self._held) > MOST_HELD_CHARS:  # white space without end, which is looked at again with every piece
+            self._stopped = True
         self.count += safe
         return text[:safe]
 
