@@ -65,10 +65,12 @@ def test_the_library_can_be_imported_and_an_agent_made(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("words", [["agent", "do it"], ["agent", "--json", "do it"]], ids=" ".join)
 def test_the_command_says_what_to_install(tmp_path: Path, words: list[str]) -> None:
-    noted = tmp_path / "noted"
+    noted, home, project = (tmp_path / name for name in ("noted", "home", "project"))
+    home.mkdir()
+    project.mkdir()
     ended = subprocess.run(
         [sys.executable, BASE_INSTALL, str(noted), *words],
-        cwd=tmp_path, capture_output=True, text=True, check=False, env={**os.environ, "HOME": str(tmp_path)},
+        cwd=project, capture_output=True, text=True, check=False, env={**os.environ, "HOME": str(home)},
     )  # fmt: skip
     assert ended.returncode == 2
     assert "pip install 'local-swarm[agent]'" in ended.stderr
