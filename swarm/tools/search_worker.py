@@ -53,7 +53,7 @@ class Search:
 
 
 @dataclass(slots=True)
-class Found:
+class SearchAnswer:
     """Matching lines as (path from what was searched, number, text); `more` than are told; or the `error` in words."""
 
     matches: list[tuple[str, int, str]] = field(default_factory=list[tuple[str, int, str]])
@@ -75,15 +75,15 @@ def serve(root: int, ripgrep: str | None) -> None:
         try:
             found = searched(root, search, ripgrep, nothing)
         except OSError as error:
-            found = Found(error=error.strerror or str(error), number=error.errno or 0)
+            found = SearchAnswer(error=error.strerror or str(error), number=error.errno or 0)
         except (re.error, ValueError, OverflowError, RecursionError, MemoryError) as error:
-            found = Found(error=f"the pattern {error}" if isinstance(error, ValueError) else str(error) or "too much")
+            found = SearchAnswer(error=f"the pattern {error}" if isinstance(error, ValueError) else str(error) or "too much")
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.stdout.write(json.dumps(asdict(found)) + "\n")
         sys.stdout.flush()
 
 
-def searched(root: int, search: Search, ripgrep: str | None, nothing: int = -1) -> Found:
+def searched(root: int, search: Search, ripgrep: str | None, nothing: int = -1) -> SearchAnswer:
     """What was found. Raises OSError for a path that cannot be had, re.error and ValueError for a pattern."""
     target = best_opener()(root, search.path, _READ)
     try:
@@ -97,10 +97,10 @@ def searched(root: int, search: Search, ripgrep: str | None, nothing: int = -1) 
         os.close(target)
 
 
-def _by_re(target: int, is_folder: bool, search: Search) -> Found:
+def _by_re(target: int, is_folder: bool, search: Search) -> SearchAnswer:
     expression = re.compile(search.pattern, re.IGNORECASE if search.ignore_case else 0)
     glob = GlobPattern(search.glob) if search.glob is not None else None
-    found = Found()
+    found = SearchAnswer()
     for path, descriptor in _files(target, "", glob) if is_folder else [("", os.dup(target))]:
         with os.fdopen(descriptor, "rb") as file:
             data = file.read(MOST_FILE_BYTES)
@@ -143,8 +143,8 @@ def _files(folder: int, prefix: str, glob: GlobPattern | None) -> Iterator[tuple
             continue
 
 
-def _by_ripgrep(ripgrep: str, target: int, is_folder: bool, nothing: int, search: Search) -> Found:
-    found = Found()
+def _by_ripgrep(ripgrep: str, target: int, is_folder: bool, nothing: int, search: Search) -> SearchAnswer:
+    found = SearchAnswer()
     if is_folder:
         os.fchdir(target)
     command = ripgrep_command(ripgrep, is_folder, search)

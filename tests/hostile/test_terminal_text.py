@@ -119,6 +119,7 @@ ALLOWED = {
             "swarm/engines/llama_cpp_python/library.py",
             "swarm/engines/mlx/library.py",
             "swarm/engines/hosted/host.py",
+            "swarm/tools/search_worker.py",
         ),
         "JSON for the parent process, through a pipe, and a log that is a file",
     ),
