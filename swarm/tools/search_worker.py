@@ -76,8 +76,10 @@ def serve(root: int, ripgrep: str | None) -> None:
             found = searched(root, search, ripgrep, nothing)
         except OSError as error:
             found = SearchAnswer(error=error.strerror or str(error), number=error.errno or 0)
-        except (re.error, ValueError, OverflowError, RecursionError, MemoryError) as error:
-            found = SearchAnswer(error=f"the pattern {error}" if isinstance(error, ValueError) else str(error) or "too much")
+        except ValueError as error:  # of this program's own
+            found = SearchAnswer(error=f"the pattern {error}")
+        except (re.error, OverflowError, RecursionError, MemoryError) as error:
+            found = SearchAnswer(error=f"the pattern cannot be searched for: {error or 'it takes too much memory'}")
         signal.setitimer(signal.ITIMER_REAL, 0)
         sys.stdout.write(json.dumps(asdict(found)) + "\n")
         sys.stdout.flush()
