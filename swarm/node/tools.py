@@ -17,6 +17,7 @@ from swarm.node.settings import Settings
 from swarm.tools.local_host import LocalToolHost
 from swarm.tools.mcp_connections import ServerPlace
 from swarm.tools.mcp_host import McpToolHost, server_hosts
+from swarm.tools.mcp_servers import McpServerSettings, with_folders
 from swarm.tools.plan import AUTO, TOOL_NAMES, ToolPlan, parse_sandbox, plan_tools
 from swarm.tools.sandbox import Sandbox
 from swarm.tools.sandboxed_process import NoSandbox, find_sandbox
@@ -119,7 +120,7 @@ async def opened_servers(
     `found` is the sandbox that commands run in, where it is known. Raises SetupError where a server's command has none,
     and for what its settings name and there is not.
     """
-    servers = settings.mcp.servers
+    servers = await asyncio.to_thread(_with_folders, settings)
     place: ServerPlace | NoSandbox | None = None
     if any(server.command for server in servers.values()):
         if found is None:
@@ -134,6 +135,10 @@ async def opened_servers(
         for host in hosts:
             await stack.enter_async_context(host)
         yield hosts
+
+
+def _with_folders(settings: Settings) -> dict[str, McpServerSettings]:
+    return {name: with_folders(name, server, settings.data_path) for name, server in settings.mcp.servers.items()}
 
 
 def server_words(hosts: Sequence[McpToolHost], access: AccessRules) -> str:

@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, Protocol
@@ -57,6 +57,7 @@ UNASKED_WITHIN_S: Final = 10.0
 MAX_UNASKED: Final = 10_000  # messages in so many seconds that answer nothing
 MAX_NO_MESSAGES: Final = 1000  # lines that are none: some servers write a greeting there
 LAST_WORDS_S: Final = 2.0  # from the end of its output to that of everything else
+NOT_FOUND_CODES: Final = (126, 127)  # of a shell: it cannot be executed, or is not there
 MAX_LAST_WORDS: Final = 300  # characters of what a process wrote last
 SERVER_LIMITS: Final = CommandLimits(cpu_s=None)
 LEAVING_S: Final = 2.0  # that a server over HTTP is given to hear that its session is over
@@ -162,7 +163,9 @@ class ProcessConnection:
             return
         try:
             async with asyncio.timeout(LAST_WORDS_S):
-                how = f"ended with exit code {await self._process.wait()}"
+                how = f"ended with exit code {(code := await self._process.wait())}"
+                if code in NOT_FOUND_CODES:
+                    how += " (in the sandbox there are the system's folders, its root, and its `folders`)"
                 await self._heard_all.wait()
         except TimeoutError:
             how = "closed its output"
@@ -249,6 +252,7 @@ async def process_connection(server: McpServerSettings, place: ServerPlace) -> A
                 talks=True,
             )
         )
+        confinement = replace(confinement, shown=server.folders)
         async with sandboxed(place.sandbox, confinement, server.command) as running:
             connection = ProcessConnection(running.process)
             reading = asyncio.create_task(connection.read(), name="MCP server's messages")

@@ -11,6 +11,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import urlsplit
 
@@ -28,6 +29,7 @@ MAX_SERVER_NAME_CHARS: Final = 32
 MAX_TOOL_NAME_CHARS: Final = 64  # OpenAI's and Anthropic's limit
 MAX_WORDS: Final = 256  # of a command line, and of a list of tools
 MAX_VARIABLES: Final = 64
+MAX_FOLDERS: Final = 16
 MAX_SHOWN_VALUE_CHARS: Final = 100  # of one that is refused
 SEPARATOR: Final = "__"  # between a server's name and its tool's: neither OpenAI nor Anthropic takes a dot
 
@@ -103,7 +105,8 @@ class McpServerSettings:
 
     `env` are variables that the command has beside the few of every sandbox, `headers` those of each request to the
     URL; `${NAME}` in them is a variable of the node's own environment, so that no key has to stand in a file.
-    `network`: the command reaches the network. `tools`: only these, by the server's own names; None for all.
+    `network`: the command reaches the network. It may read `folders` beside what every sandbox shows: where it is
+    installed, say. `tools`: only these, by the server's own names; None for all.
     """
 
     command: Annotated[_Words, BeforeValidator(_command)] = ()
@@ -111,6 +114,7 @@ class McpServerSettings:
     env: Annotated[_Secrets, AfterValidator(_variables)] = field(default_factory=dict[str, str], repr=False)
     headers: Annotated[_Secrets, AfterValidator(_headers)] = field(default_factory=dict[str, str], repr=False)
     network: StrictBool = False
+    folders: Annotated[tuple[Path, ...], Field(max_length=MAX_FOLDERS)] = ()
     tools: _Words | None = None
 
     @model_validator(mode="after")
@@ -120,7 +124,7 @@ class McpServerSettings:
                 "mcp_server", "needs a command or a url, and has {both}: write {example}",
                 {"both": "both" if self.command else "neither", "example": _EXAMPLE},
             )  # fmt: skip
-        of_other = ("headers",) if self.command else ("env", "network")
+        of_other = ("headers",) if self.command else ("env", "network", "folders")
         for name in of_other:
             if getattr(self, name):
                 kind = "command" if self.command else "url"
@@ -161,6 +165,31 @@ def expanded(name: str, server: McpServerSettings, environment: Mapping[str, str
             f"[mcp.servers.{name}]: an environment variable that it names holds what cannot be sent: a key is one line "
             "of ASCII"
         ) from None
+
+
+def with_folders(name: str, server: McpServerSettings, data_dir: Path) -> McpServerSettings:
+    """`server` with the folders that it may read as they are. Blocks.
+
+    Raises SetupError for what is no folder, the whole file system, and what holds or lies in `data_dir`, where the node
+    keeps its keys.
+    """
+    kept = data_dir.expanduser().resolve()
+    found: list[Path] = []
+    for folder in server.folders:
+        try:
+            path = folder.expanduser().resolve(strict=True)
+        except (OSError, RuntimeError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise SetupError(f"[mcp.servers.{name}] folders: {folder} cannot be used ({why})") from error
+        if not path.is_dir():
+            raise SetupError(f"[mcp.servers.{name}] folders: {folder} is not a folder")
+        if path in (Path(path.anchor), kept) or path in kept.parents or kept in path.parents:
+            raise SetupError(
+                f"[mcp.servers.{name}] folders: {folder} would show this node's keys, which are in {kept}: name the "
+                "folder that the server is installed in"
+            )
+        found.append(path)
+    return replace(server, folders=tuple(found))
 
 
 def place_in_servers(problem: ErrorDetails) -> str:

@@ -134,7 +134,7 @@ class KeptPath:
 class Confinement:
     """What one command may reach: the `root`, held open by `descriptor`, and the `network` or none.
 
-    What is `kept` is read-only where the root is `writable`.
+    What is `kept` is read-only where the root is `writable`. `shown` are folders beside the root that may be read.
     """
 
     root: Path
@@ -146,6 +146,7 @@ class Confinement:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])  # beyond the few variables that all have
     temporary: Path | None = None  # its folder for temporary files, where /tmp is not its own
     talks: bool = False  # its standard input is a pipe from this node, as servers have it; else it is empty
+    shown: tuple[Path, ...] = ()
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -251,6 +252,8 @@ def bwrap_command(
     line += ["--proc", "/proc", "--dev", "/dev"]
     line += [*_sized(sandbox, _SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
     line += [*_sized(sandbox, _TMP_BYTES), "--tmpfs", "/tmp"]
+    for folder in confinement.shown:
+        line += ["--ro-bind", str(folder), str(folder)]
     bind = "--bind" if confinement.writable else "--ro-bind"
     line += [bind, f"/proc/self/fd/{confinement.descriptor}", str(confinement.root)]
     for kept in confinement.kept if confinement.writable else ():
@@ -300,6 +303,7 @@ def sandbox_profile(confinement: Confinement) -> str:
         '(allow file-read-metadata (subpath "/Users"))',
         '(allow file-write* (literal "/dev/null") (literal "/dev/zero") (literal "/dev/dtracehelper"))',
     ]
+    lines += [f"(allow file-read* (subpath {_quoted(folder)}))" for folder in confinement.shown]
     if confinement.temporary is not None:
         lines.append(f"(allow file-read* file-write* (subpath {_quoted(confinement.temporary)}))")
     if confinement.writable:
@@ -333,6 +337,8 @@ def container_command(
         line += ["--userns", "keep-id"]
     elif sandbox.user is not None:
         line += ["--user", sandbox.user]
+    for folder in confinement.shown:
+        line += ["--mount", _mount(folder, writable=False)]
     line += ["--mount", _mount(confinement.root, confinement.writable)]
     for kept in confinement.kept if confinement.writable else ():
         line += ["--mount", _mount(kept.path, writable=False)]

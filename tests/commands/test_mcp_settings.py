@@ -12,7 +12,7 @@ from swarm.node.settings import Settings, make_settings
 from swarm.node.setup import settle
 from swarm.node.tools import opened_servers, read_tool_plan, server_words
 from swarm.tools.mcp_host import server_hosts
-from swarm.tools.mcp_servers import McpServerSettings, expanded
+from swarm.tools.mcp_servers import McpServerSettings, expanded, with_folders
 from swarm.tools.plan import ToolPlan
 from swarm.tools.sandboxed_process import NoSandbox
 
@@ -22,6 +22,7 @@ command = ["uvx", "mcp-server-git", "--repository", "."]
 env = {TOKEN = "${GIT_TOKEN}", PLAIN = "a $HOME {x}"}
 network = true
 tools = ["git_log", "git_diff"]
+folders = ["~/.local/share/uv"]
 
 [mcp.servers.my-notes]
 url = "https://notes.example.org/mcp"
@@ -46,6 +47,7 @@ def test_servers_are_read(tmp_path: Path) -> None:
         env={"TOKEN": "${GIT_TOKEN}", "PLAIN": "a $HOME {x}"},
         network=True,
         tools=("git_log", "git_diff"),
+        folders=(Path("~/.local/share/uv"),),
     )
     assert servers["my-notes"].url == "https://notes.example.org/mcp"
     assert servers["words"].command == ("python3", "-m", "a server", "--x")
@@ -147,6 +149,26 @@ def test_a_node_that_others_reach_needs_a_key_for_them(tmp_path: Path) -> None:
     given = {"host": "0.0.0.0", "port": 0, "data_dir": tmp_path / "data"}
     with pytest.raises(SetupError, match="tools are executed here, and this node listens on"):
         settle(make_settings(given, config, {}))
+
+
+def test_folders_that_a_server_may_read_are_there_and_hold_no_keys(tmp_path: Path) -> None:
+    data, other = tmp_path / "data", tmp_path / "other"
+    other.mkdir()
+    (tmp_path / "link").symlink_to(other)
+
+    def found(*folders: Path) -> tuple[Path, ...]:
+        return with_folders("x", McpServerSettings(command=("a",), folders=folders), data).folders
+
+    assert found(tmp_path / "link") == (other,)
+    for folder, why in (
+        (tmp_path / "none", "cannot be used (No such file or directory)"),
+        (Path("/etc/passwd"), "is not a folder"),
+        (Path("/"), "would show this node's keys"),
+        (tmp_path, "would show this node's keys"),
+    ):
+        with pytest.raises(SetupError) as refused:
+            found(folder)
+        assert f"[mcp.servers.x] folders: {folder} {why}" in str(refused.value)
 
 
 async def test_servers_that_are_named_are_connected_to(tmp_path: Path) -> None:

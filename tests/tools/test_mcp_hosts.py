@@ -282,6 +282,7 @@ async def test_a_revision_that_nobody_speaks_is_named() -> None:
 async def test_a_program_that_is_not_there_is_named() -> None:
     async with hosted(python="/no/such/program") as host:
         assert host.problem is not None
+        assert host.problem.startswith("ended with exit code 127 (in the sandbox there are the system's folders,")
         assert "/no/such/program" in host.problem
 
 
@@ -381,6 +382,22 @@ async def test_a_server_may_be_given_the_network_and_a_root_that_it_may_change(s
             found = await seen(host, ports=[port], write=[str(project / "x")])
     assert found["connected"] == {str(port): True}
     assert found["written"] == {str(project / "x"): True}
+
+
+async def test_a_server_may_read_the_folders_that_its_owner_names(
+    sandbox: Sandbox, project: Path, tmp_path: Path
+) -> None:
+    installed = tmp_path / "installed"
+    installed.mkdir()
+    shutil.move(project / "server.py", installed / "server.py")
+    secret = str(tmp_path / "secret.txt")
+    async with hosted(
+        sandbox=sandbox, root=project, python=system_python(), program=installed / "server.py", folders=(installed,)
+    ) as host:
+        assert host.problem is None
+        found = await seen(host, read=[secret, str(installed / "server.py")], write=[str(installed / "x")])
+    assert found["read"] == {secret: False, str(installed / "server.py"): True}
+    assert found["written"] == {str(installed / "x"): False}
 
 
 async def test_a_server_in_the_sandbox_is_gone_when_it_is_left(sandbox: Sandbox, project: Path) -> None:
