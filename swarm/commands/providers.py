@@ -16,8 +16,9 @@ from federation.printable_text import aligned, clean_line
 from swarm.agent.catalogue import FRESH_S, ListedModel, ListedModels, ProviderCatalogue, client_of
 from swarm.commands.members import confirmed
 from swarm.commands.output import complain, say
-from swarm.errors import SetupError, SwarmError, UpstreamRefused
+from swarm.errors import SetupError, SwarmError, Unauthorized, UpstreamRefused
 from swarm.providers import (
+    FOREIGN_KEY_VARIABLE,
     PROVIDERS,
     Provider,
     is_foreign,
@@ -90,9 +91,20 @@ async def listed(
     try:
         return await catalogue.models(provider, key, base_url, anew=anew)
     except UpstreamRefused as error:
-        if key is None and error.refusal.code == "upstream_unauthorized":
-            raise SetupError(missing_key(provider, base_url)) from error
-        raise
+        raise refusal_of(error, provider, key, base_url) from error
+
+
+def refusal_of(error: UpstreamRefused, provider: Provider, key: str | None, base_url: str | None) -> SwarmError:
+    """A provider's refusal as it is told here: a key by its variable, and when to come back."""
+    if error.refusal.code == "upstream_unauthorized":
+        if key is None:
+            return SetupError(missing_key(provider, base_url))
+        variables = (FOREIGN_KEY_VARIABLE,) if is_foreign(provider, base_url) else provider.key_variables
+        where = next((name for name in variables if os.environ.get(name, "").strip()), variables[0])
+        return Unauthorized(f"{provider.title} refuses the key in {where}: it is wrong, or has expired", given=True)
+    if error.refusal.retry_after_s:
+        return SwarmError(f"{error}; it says to come back in {error.refusal.retry_after_s} s")
+    return error
 
 
 def model_lines(provider: Provider, found: ListedModels, now: float) -> Iterator[str]:
@@ -174,7 +186,7 @@ async def check(
     try:
         await client.ask(request)
     except UpstreamRefused as error:
-        raise said_of(error, model, found) from error
+        raise said_of(refusal_of(error, provider, key, base_url), error.refusal.status, model, found) from error
     finally:
         await client.aclose()
     ms = round((time.perf_counter() - begun) * 1000)
@@ -193,11 +205,9 @@ async def _models_known(
     """Its models, as far as they can be told: a provider without a list may work all the same."""
     try:
         return (await listed(catalogue, provider, key, base_url)).models
-    except SetupError:
-        return ()
-    except SwarmError as error:
-        if isinstance(error, UpstreamRefused) and error.refusal.code == "upstream_unauthorized":
-            raise
+    except Unauthorized:
+        raise
+    except SwarmError:
         return ()
 
 
@@ -215,9 +225,9 @@ def cost_words(dollars: float | None) -> str:
     return "that costs nothing" if dollars == 0 else f"that costs about ${dollars:.7f}".rstrip("0")
 
 
-def said_of(error: UpstreamRefused, model: str, known: Sequence[ListedModel]) -> SwarmError:
+def said_of(error: SwarmError, status: int, model: str, known: Sequence[ListedModel]) -> SwarmError:
     """A refusal, with the nearest names where there is no such model."""
-    if error.refusal.status not in (400, 404) or any(each.id == model for each in known):
+    if status not in (400, 404) or any(each.id == model for each in known):
         return error
     near = get_close_matches(model, [each.id for each in known], n=MOST_NEAR, cutoff=0.5)
     if not near:

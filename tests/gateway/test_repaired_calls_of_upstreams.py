@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.doubles.clients import Reply
+from swarm.generation import Delta, ToolCallDelta
+from tests.doubles.clients import Reply, connect
+from tests.doubles.running_node import NodeOptions, RunningNode, ready
+from tests.doubles.scripted_engine import ScriptedEngine
+from tests.doubles.scripted_engine import ending as ended
 from tests.doubles.upstream_house import House, house
 from tests.doubles.upstream_server import DONE, UpstreamServer, ending, usage
 
@@ -117,3 +121,20 @@ async def test_a_name_with_its_namespace_is_the_tool() -> None:
         reply = await at.client.chat(model="big", tools=[TOOL])
     assert call_in(reply.json["choices"][0]["message"]) == ("get_weather", '{"city": "Paris"}')
     assert reply.json["swarm"]["candidates"][0]["repaired"] == ["name"]
+
+
+async def test_a_model_of_the_swarm_s_own_is_left_alone_unless_a_request_says_otherwise() -> None:
+    call = ToolCallDelta(0, "call_1", "get_weather", BROKEN)
+    engine = ScriptedEngine(lambda _, __: [Delta(0, tool_calls=(call,)), ended("tool_calls")], model_id="m")
+    async with RunningNode("study", ready(engine)) as study:
+        kitchen = RunningNode("kitchen", options=NodeOptions(peers=[study.address]))
+        async with kitchen, connect(study.url) as own, connect(kitchen.url) as far:
+            for client in (own, far):  # of this node, and of a peer
+                reply = await client.chat(model="m", tools=[TOOL], swarm={"strategy": "single"})
+                assert call_in(reply.json["choices"][0]["message"])[1] == BROKEN
+                reply = await client.chat(model="m", tools=[TOOL], swarm={"strategy": "single", "repair": "safe"})
+                assert json.loads(call_in(reply.json["choices"][0]["message"])[1]) == RIGHT
+                reply = await client.chat(model="m", tools=[TOOL], swarm={"votes": 3, "repair": "safe"})
+                assert reply.json["swarm"]["votes"] >= 2
+                assert all(each["repaired"] for each in reply.json["swarm"]["candidates"] if "abstained" not in each)
+    assert all("repair" not in str(request.model_dump()) for request in engine.requests), "engines know none of it"

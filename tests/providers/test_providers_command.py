@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from swarm.agent.catalogue import ListedModel, ListedModels
+from swarm.cli import main
 from swarm.commands.providers import check, cost_words, least_costly, model_lines
-from swarm.errors import SetupError, SwarmError, UpstreamRefused
+from swarm.errors import SetupError, SwarmError, Unauthorized
 from swarm.providers import PROVIDERS, one_token_request, provider_at
 from tests.agent.fake_providers.replies import Refusal, Trouble, Turn
 from tests.agent.provider_cases import CASES, Case, asked
@@ -55,13 +56,19 @@ async def server() -> AsyncIterator[UpstreamServer]:
         yield running
 
 
-def test_the_table() -> None:
-    shown = run()
-    assert shown.returncode == 0
-    assert shown.stdout == run("list", GROQ_API_KEY="").stdout
-    assert all(any(line.startswith(f"{name} ") for line in shown.stdout.splitlines()) for name in PROVIDERS)
-    assert "GROQ_API_KEY is set" in run("list", GROQ_API_KEY="gsk-secret").stdout
-    told = run("list", "--json", GROQ_API_KEY="gsk-secret").stdout
+def test_the_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    for row in PROVIDERS.values():
+        for variable in row.key_variables:
+            monkeypatch.delenv(variable, raising=False)
+    assert main(["providers"]) == 0
+    shown = capsys.readouterr().out
+    assert all(any(line.startswith(f"{name} ") for line in shown.splitlines()) for name in PROVIDERS)
+    assert "is set" not in shown
+    monkeypatch.setenv("GROQ_API_KEY", "gsk-secret")
+    assert main(["providers", "list"]) == 0
+    assert "GROQ_API_KEY is set" in capsys.readouterr().out
+    assert main(["providers", "list", "--json"]) == 0
+    told = capsys.readouterr().out
     rows = json.loads(told)["data"]
     assert [row["name"] for row in rows] == list(PROVIDERS)
     assert [row["name"] for row in rows if row["has_key"]] == ["groq"]
@@ -163,12 +170,22 @@ async def test_a_wrong_key_is_said_once_and_never_shown(case: Case, tmp_path: Pa
         assert len(at.fake.bodies) <= 1, "who was refused the list is not asked for more"
 
 
-async def test_a_rate_limit_is_a_refusal_with_its_time(tmp_path: Path) -> None:
-    async with asked(Case("groq", "openai/gpt-oss-120b"), Refusal(Trouble.RATE_LIMIT)) as at:
-        with pytest.raises(UpstreamRefused) as told:
+async def test_a_rate_limit_is_told_with_its_time_and_nothing_is_asked_twice(tmp_path: Path) -> None:
+    busy = Refusal(Trouble.RATE_LIMIT, retry_after_s=7)
+    async with asked(Case("groq", "openai/gpt-oss-120b"), busy) as at:
+        with pytest.raises(SwarmError, match="it says to come back in 7 s"):
             await check(at.provider, at.fake.key, tmp_path, None, at.case.model, yes=True, as_json=True)
-    assert told.value.refusal.status == 429
-    assert len(at.fake.bodies) == 1, "nothing is asked twice"
+    assert len(at.fake.bodies) == 1
+
+
+async def test_an_expired_key_is_named_by_its_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "sk-old")
+    async with asked(Case("groq", "openai/gpt-oss-120b"), Turn(("1",))) as at:
+        with pytest.raises(Unauthorized, match="Groq refuses the key in GROQ_API_KEY"):
+            await check(at.provider, "sk-old", tmp_path, None, at.case.model, yes=True, as_json=True)
+        row = replace(at.provider, key_variables=("GOOGLE_API_KEY", "GEMINI_API_KEY"))
+        with pytest.raises(Unauthorized, match="the key in GEMINI_API_KEY"):
+            await check(row, "sk-old", tmp_path, None, at.case.model, yes=True, as_json=True)
 
 
 def test_a_key_is_in_no_text_of_a_request() -> None:
