@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from federation.printable_text import clean_line, clean_text
+from federation.printable_text import clean_line, one_line
 from swarm.tools.definitions import MAX_FILE_BYTES
 from swarm.tools.rooted_files import RootedFiles
 from swarm.tools.tool import MAX_OUTPUT_CHARS, ToolFailure, ToolResult
@@ -17,16 +17,18 @@ FileTool = Callable[[RootedFiles, Mapping[str, Any]], ToolResult]
 def read(files: RootedFiles, arguments: Mapping[str, Any]) -> ToolResult:
     """Lines of a text file, numbered: as many whole ones as an output holds, and how to go on."""
     path, first = arguments["path"], int(arguments.get("offset", 1))
-    lines = _text(files.read(path), path, errors="replace").splitlines()
-    if not lines:
+    text = _text(files.read(path), path, errors="replace")
+    if not text:
         return ToolResult("(the file is empty)")
+    lines = text.removesuffix("\n").split("\n")  # as grep and compilers count; Python knows more ends of lines
     if first > len(lines):
         raise ToolFailure(f"{clean_line(path)} has {len(lines)} lines: there is no line {first}")
     last = min(len(lines), first - 1 + int(arguments.get("limit", len(lines))))
     shown: list[str] = []
     room = MAX_OUTPUT_CHARS
     for number in range(first, last + 1):
-        line = f"{number}\t{clean_text(lines[number - 1])}"
+        shown_line = one_line(lines[number - 1].removesuffix("\r"))
+        line = f"{number}\t{shown_line}"
         if len(line) > room:
             if shown:
                 break

@@ -13,7 +13,7 @@ command.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -193,6 +193,7 @@ class Sandbox:
     view: SystemView | None = None
     options: frozenset[str] = frozenset()
     user: str | None = None  # "UID:GID" that docker runs commands as
+    processes_beside: int = 0  # that a limit counts with those of a command
 
     @property
     def title(self) -> str:
@@ -238,7 +239,9 @@ def bwrap_command(
         line.append("--unshare-net")
     if "disable-userns" in sandbox.options:
         line.append("--disable-userns")
-    line += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--clearenv"]
+    line += ["--hostname", "sandbox", "--die-with-parent", "--new-session"]
+    if "clearenv" in sandbox.options:  # an older one inherits what this node gives it, which is no more
+        line.append("--clearenv")
     for variable, value in environment_inside(sandbox, confinement).items():
         line += ["--setenv", variable, value]
     for folder in view.folders:
@@ -262,7 +265,8 @@ def bwrap_command(
     if start is not None:
         line += ["--info-fd", str(start.information)]
     closing = " ".join(map(str, confinement.descriptors))
-    limits = confinement.limits.ulimit(processes_count=True)
+    bounds = confinement.limits
+    limits = replace(bounds, processes=bounds.processes + sandbox.processes_beside).ulimit(processes_count=True)
     inside = ("--as-pid-1", "--", sandbox.bash, "-c", PRELUDE, "bash", closing)
     if start is None:
         return (*line, *inside, "", limits, *command)

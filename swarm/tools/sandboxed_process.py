@@ -40,12 +40,11 @@ from swarm.tools.sandbox import (
     SystemView,
     environment_inside,
 )
-from swarm.tools.tool import ToolFailure, ToolResult
+from swarm.tools.tool import TIMED_OUT_CODE, ToolFailure, ToolResult
 
 log = logging.getLogger(__name__)
 
 DEFAULT_LIMITS: Final = CommandLimits()
-TIMED_OUT_CODE: Final = 124  # as coreutils' `timeout` has it
 _PIECE_BYTES: Final = 1 << 18
 _TRIAL_S: Final = 15.0  # for one try of a sandbox; it takes a twentieth of a second
 _SET_UP_S: Final = 10.0  # until bwrap says which process it made
@@ -54,6 +53,8 @@ _CHILD: Final = re.compile(rb'"child-pid":\s*(\d+)\s*[,}]')
 _LOOK_S: Final = 0.25  # so often a command's memory is looked at
 _PSS: Final = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 _ON_THIS_FILE_SYSTEM: Final = ("sandbox-exec", "none")
+_COUNTS_APART: Final = (5, 14)  # Linux: a limit of processes counts those of the sandbox alone
+_MOST_BESIDE: Final = 4096  # before, all of the user's; so many a desktop may have
 _SYSCTL: Final = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
 
 
@@ -122,6 +123,8 @@ def _find_bwrap(programs: str) -> Sandbox | NoSandbox:
     if program is None:
         return NoSandbox("bwrap is not installed", "install the package bubblewrap (apt, dnf, pacman, zypper, apk)")
     view = system_view()
+    release = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
+    beside = 0 if release >= _COUNTS_APART else _MOST_BESIDE
     bash = shutil.which("bash", path=view.path)
     if bash is None:
         return NoSandbox("there is no bash in the system's folders", "install bash")
@@ -130,9 +133,10 @@ def _find_bwrap(programs: str) -> Sandbox | NoSandbox:
     except (OSError, subprocess.SubprocessError) as error:
         return NoSandbox(f"bwrap does not start ({error})", "install the package bubblewrap again")
     options = frozenset(re.findall(r"--([a-z][a-z-]+)", told.stdout + told.stderr))
-    found = _tried(Sandbox("bwrap", program, bash=bash, view=view, options=options))
+    made = Sandbox("bwrap", program, None, bash, view, options, processes_beside=beside)
+    found = _tried(made)
     if isinstance(found, NoSandbox) and "disable-userns" in options:  # some containers forbid just that
-        again = _tried(Sandbox("bwrap", program, bash=bash, view=view, options=options - {"disable-userns"}))
+        again = _tried(replace(made, options=options - {"disable-userns"}))
         return again if isinstance(again, Sandbox) else found
     return found
 

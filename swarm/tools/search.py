@@ -17,17 +17,19 @@ from typing import Any, Final
 
 import swarm
 from federation.printable_text import clean_line, clean_text
+from federation.tasks import finished
 from swarm.tools.bounded_output import cut_in_the_middle
 from swarm.tools.glob_patterns import GlobPattern
 from swarm.tools.rooted_files import RootedFiles, failure, inside
 from swarm.tools.sandbox import NIX_PATH, SYSTEM_PATH
 from swarm.tools.sandboxed_process import killed
 from swarm.tools.search_worker import MOST_MATCHES, SKIPPED, Search
-from swarm.tools.tool import MAX_OUTPUT_CHARS, ToolFailure, ToolResult
+from swarm.tools.tool import MAX_OUTPUT_CHARS, TIMED_OUT_CODE, ToolFailure, ToolResult
 
 MOST_SEEN: Final = 200_000  # names that one `glob` looks at, a second or two
 MOST_PATHS: Final = 1000
 MAX_PATTERN_CHARS: Final = 1000
+_LATE_S: Final = 5.0  # for a process that does not end with its own clock
 _ANSWER_BYTES: Final = 1 << 20
 _RIPGREP_PATH: Final = f"{SYSTEM_PATH}:{NIX_PATH}:/opt/homebrew/bin"
 _PACKAGES: Final = str(Path(swarm.__file__).resolve().parents[1])
@@ -98,17 +100,20 @@ class Searchers:
         if "\0" in search.pattern or "\0" in (search.glob or ""):
             raise ToolFailure("a pattern cannot hold a zero character")
         searcher = await self._taken()
+        answer = None
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(limit_s + _LATE_S):  # it ends itself before
                 answer = await searcher.asked(search)
         except TimeoutError:
-            answer = None
-        except BaseException:
-            await searcher.end()
-            raise
+            pass
+        finally:
+            if answer is None:
+                await finished(asyncio.ensure_future(searcher.end()))
         if answer is None:
-            await searcher.end()
-            raise ToolFailure(f"the search was ended after {limit_s:g} s, or took too much memory: narrow it", 124)
+            if searcher.timed_out:
+                text = f"the search was ended after {limit_s:g} s: narrow it, or write a simpler pattern"
+                return ToolResult(text, TIMED_OUT_CODE, timed_out=True)
+            raise ToolFailure("the search ended without an answer: the pattern may take too much memory; narrow it")
         self._idle.append(searcher)
         return _result(answer, path, relative, search.pattern)
 
@@ -148,6 +153,11 @@ class _Searcher:
             limit=_ANSWER_BYTES,
         )
         return cls(process, at)
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it has ended since its time was up: by its own clock, or by `end`."""
+        return self._process.returncode in (-signal.SIGALRM, -signal.SIGKILL)
 
     @property
     def lives(self) -> bool:

@@ -18,6 +18,7 @@ DEFAULT_TIMEOUT_S: Final = 30.0  # what an edit, a test or a search takes
 LONG_TIMEOUT_S: Final = 300.0  # package managers and builds, where the caller asks for more than the default
 MOST_TIMEOUT_S: Final = 600.0
 MAX_OUTPUT_CHARS: Final = 3000  # of one call, head and tail: a model reads all of it again with every step
+TIMED_OUT_CODE: Final = 124  # the exit code of a call whose time was up, as coreutils' `timeout` has it
 MOST_AT_ONCE: Final = 4  # calls of one host; the others wait for a place
 
 

@@ -6,6 +6,8 @@ and then it has to.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import secrets
 import socket
 import threading
@@ -153,24 +155,21 @@ def test_a_folder_that_becomes_a_link_is_not_what_is_shown() -> None:
         outside = root.parent / "outside"
         outside.mkdir()
         (outside / "secret.txt").write_text(SECRET)
-        protected, folder, link = root / ".vscode", root / "folder", root / "link"
-        folder.mkdir()
-        (folder / "own.txt").write_text("own")
-        link.symlink_to(outside)
-        folder.rename(protected)
+        protected, other = root / ".vscode", root / "other"
+        protected.mkdir()
+        (protected / "own.txt").write_text("own")
+        other.symlink_to(outside)
         stop = threading.Event()
 
         def swap() -> None:
-            while not stop.is_set():
-                protected.rename(folder)
-                link.rename(protected)
-                protected.rename(link)
-                folder.rename(protected)
+            libc = ctypes.CDLL(None, use_errno=True)
+            while not stop.is_set():  # in one step, RENAME_EXCHANGE: the name is always there
+                libc.renameat2(-100, os.fsencode(protected), -100, os.fsencode(other), 2)
 
         swapping = threading.Thread(target=swap)
         swapping.start()
         try:
-            said = {running.bash("cat .vscode/*.txt folder/*.txt link/*.txt 2>/dev/null").output for _ in range(30)}
+            said = {running.bash("cat .vscode/*.txt other/*.txt 2>/dev/null").output for _ in range(30)}
         finally:
             stop.set()
             swapping.join()

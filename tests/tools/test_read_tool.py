@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,22 @@ async def test_lines_are_numbered(root: Path) -> None:
 async def test_a_range_says_how_to_go_on(root: Path) -> None:
     result = await read(root, path="notes.txt", offset=2, limit=1)
     assert result.output == "2\ttwo\n[… lines 2 to 2 of 3; go on with offset 3 …]"
+
+
+async def test_lines_are_counted_as_grep_counts_them(root: Path) -> None:
+    (root / "odd.txt").write_bytes("one\x0c\u2028still\rone\r\n\ntwo\r\n".encode())
+    assert (await read(root, path="odd.txt")).output == "1\tone  still one\n2\t\n3\ttwo"
+    (root / "odd.txt").write_bytes(b"\n")
+    assert (await read(root, path="odd.txt")).output == "1\t"
+    (root / "odd.txt").write_bytes(b"")
+    assert (await read(root, path="odd.txt")).output == "(the file is empty)"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
+async def test_a_device_is_not_read(root: Path) -> None:
+    os.mknod(root / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    result = await read(root, path="zero")
+    assert (result.exit_code, result.output) == (1, "zero is a device: only files can be read")
 
 
 async def test_an_absolute_path_below_the_root_is_one_of_it(root: Path) -> None:

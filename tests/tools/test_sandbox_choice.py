@@ -52,7 +52,7 @@ def test_bwrap_binds_what_is_held_open_and_keeps_what_is_protected() -> None:
     assert pairs(own, "--bind") == [("/proc/self/fd/7", str(ROOT))]
     assert ("/proc/self/fd/8", str(ROOT / ".git")) in pairs(own, "--ro-bind")
     assert own.index("/proc/self/fd/8") > own.index("/proc/self/fd/7")
-    assert {"--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--clearenv"} <= set(own)
+    assert {"--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--die-with-parent"} <= set(own)
     assert pairs(own, "--info-fd", 1) == [("10",)]
     assert line[-len(COMMAND) - 3 :] == ("7 8", "11", "-c 0 -d 1048576 -f 1024 -n 99 -t 10 -u 50", *COMMAND)
 
@@ -67,9 +67,14 @@ def test_bwrap_shares_the_network_and_how_names_are_looked_up_only_where_asked()
 
 
 def test_options_that_a_version_does_not_have_are_left_out() -> None:
-    assert not {"--size", "--disable-userns"} & set(BWRAP.command_line(HELD, COMMAND))
-    newer = Sandbox("bwrap", "bwrap", view=BWRAP.view, options=frozenset({"size", "disable-userns"}))
-    assert {"--size", "--disable-userns"} <= set(newer.command_line(HELD, COMMAND))
+    assert not {"--size", "--disable-userns", "--clearenv"} & set(BWRAP.command_line(HELD, COMMAND))
+    newer = Sandbox("bwrap", "bwrap", view=BWRAP.view, options=frozenset({"size", "disable-userns", "clearenv"}))
+    assert {"--size", "--disable-userns", "--clearenv"} <= set(newer.command_line(HELD, COMMAND))
+
+
+def test_where_the_limit_counts_all_processes_of_the_user_it_is_larger() -> None:
+    line = replace(BWRAP, processes_beside=4096).command_line(HELD, COMMAND)
+    assert "-c 0 -d 1048576 -f 1024 -n 99 -t 10 -u 4146" in line
 
 
 def test_the_environment_inside_is_new() -> None:
