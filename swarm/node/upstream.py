@@ -99,7 +99,7 @@ def _provider(name: str, table: UpstreamSettings | None) -> Provider | None:
             return provider_named(table.provider)
         except SetupError as error:
             raise SetupError(f"[upstream.{name}] provider = {table.provider!r}: {error}") from error
-    if "://" in name or "." in name:  # an address, or was meant as one
+    if ":" in name or "." in name:  # an address, or was meant as one
         return None
     try:
         return provider_named(name)

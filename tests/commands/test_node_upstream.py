@@ -121,6 +121,7 @@ def test_a_table_that_cannot_be_is_told_where(tmp_path: Path, text: str, message
         ({"upstream_model": "big"}, "--upstream-model big needs --upstream URL"),
         ({"upstream": CLOUD, "upstream_mode": "only", "model": "demo"}, "--model demo asks for one"),
         ({"upstream": "api.openai.com"}, "no http or https URL"),
+        ({"upstream": "box:11434"}, "no http or https URL"),
         ({"upstream": "grop"}, "--upstream grop: no provider is called 'grop': did you mean groq"),
         ({"upstream": "vertex"}, "no OpenAI-compatible API.*`swarm agent --provider vertex`"),
         ({"upstream": ["groq", "https://api.groq.com/v1"]}, "two upstreams are at api.groq.com"),
