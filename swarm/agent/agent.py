@@ -83,7 +83,8 @@ class Agent:
     `grants` are the tools that run unasked, besides those that only read ("all": every tool); for the others
     `approve` is asked, and without one they are refused. `decide` is asked where a step with calls was not decided;
     without one the run ends. `before_tool` and `after_tool` see each call, and may change it. `sequential`: calls of
-    one step never run side by side. `max_turns`: answers of the model in one run.
+    one step never run side by side. `max_turns`: answers of the model in one run. `tell` is told, in a sentence, that
+    the node is busy and will be asked again.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Agent:
         after_tool: AfterTool | None = None,
         sequential: bool = False,
         max_turns: int = DEFAULT_TURNS,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         if max_turns < 1:
             raise SetupError(f"max_turns is {max_turns}, and at least 1")
@@ -113,6 +115,7 @@ class Agent:
             raise SetupError("votes, ahead and thinking are for a node's model; a ModelChoice has settings of its own")
         self._model, self._url, self._key = model, url, api_key
         self._hosts: list[ToolHost] = [*hosts, *([FunctionHost(tools)] if tools else [])]
+        self._tell = tell
         self._votes = StepVotes(votes, ahead, min_agreement)
         self._thinking: ThinkingLevel | None = thinking
         self._rules = ApprovalRules(frozenset(grants))
@@ -140,7 +143,8 @@ class Agent:
         """
         await asyncio.to_thread(require_pydantic_ai)  # the first time it takes seconds
         async with AsyncExitStack() as stack:
-            choice = await self._chosen(stack)
+            choice = self._chosen()
+            await stack.enter_async_context(choice.model)
             yield await self._opened(choice, stack, name or secrets.token_hex(4), messages, keep)
 
     async def _opened(
@@ -171,17 +175,14 @@ class Agent:
                 session.subscribe(listener)
             return await session.run(prompt)
 
-    async def _chosen(self, stack: AsyncExitStack) -> ModelChoice:
-        """The model; its connections end with `stack`."""
+    def _chosen(self) -> ModelChoice:
         if isinstance(self._model, ModelChoice):
-            await stack.enter_async_context(self._model.model)
             return self._model
         from swarm.agent.swarm_model import make_swarm_model, node_error, swarm_settings
 
-        model = make_swarm_model(self._url, self._model, self._key)
-        stack.push_async_callback(model.client.close)
+        model = make_swarm_model(self._url, self._model, self._key, tell=self._tell)
         settings = dict(swarm_settings(self._votes, self._thinking))
-        return ModelChoice(model, self._model, None, lambda error: node_error(error, self._url), settings)
+        return ModelChoice(model, self._model, explain=lambda error: node_error(error, self._url), settings=settings)
 
 
 def require_pydantic_ai() -> None:

@@ -6,8 +6,9 @@ last chunk (docs/swarm-object.md), which pydantic-ai would drop.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import httpx2
@@ -44,10 +45,16 @@ ACCOUNT: Final = "swarm"  # the key in the details of a response
 SYSTEM: Final = "local-swarm"  # who is said to have given thoughts and ids
 SILENCE_S: Final = 600.0  # between two pieces of an answer; a node's heartbeats come every ten seconds
 CONNECT_S: Final = 5.0
-RETRIES: Final = 2  # of the SDK, where a node says that it is busy and when to come back
+BUSY: Final = (429, 503)
+WAITS_S: Final = (1, 5, 15)  # at least, before a node that is busy is asked again; it may say more
+MOST_WAIT_S: Final = 60  # who says longer is not waited for
 MAX_MESSAGE_CHARS: Final = 2000  # of an error that a node answers
 AGAIN_S: Final = 5  # where a node does not say when
 NO_KEY: Final = "none"  # the SDK wants one; nodes without keys read none
+
+
+Tell = Callable[[str], None]
+Sleep = Callable[[float], Awaitable[None]]
 
 
 class _Completions(AsyncCompletions):
@@ -84,8 +91,35 @@ class SwarmStreamedResponse(OpenAIStreamedResponse):
         return {ACCOUNT: account} if isinstance(account, dict) and "ballot" not in account else None
 
 
+class NodeProvider(OpenAICompatibleProvider):
+    """A node's address. Its connections are closed when its models are left, and opened anew when they are used again.
+
+    No proxy of the environment is asked: nodes are near. No redirect is followed: a node makes none.
+    """
+
+    def __init__(self, url: str, key: str | None) -> None:
+        client = _http_client()
+        made = _Client(base_url=f"{url.rstrip('/')}/v1", api_key=key or NO_KEY, max_retries=0, http_client=client)
+        super().__init__(SYSTEM, openai_client=made)
+        self._own_http_client = client
+        self._http_client_factory = _http_client
+
+
+def _http_client() -> httpx2.AsyncClient:
+    timeout = httpx2.Timeout(SILENCE_S, connect=CONNECT_S)
+    return httpx2.AsyncClient(trust_env=False, timeout=timeout, follow_redirects=False)
+
+
 class SwarmModel(OpenAIChatModel):
-    """A model that a node serves, by its name there; `swarm` is the best that there is."""
+    """A model that a node serves, by its name there; `swarm` is the best that there is.
+
+    A node that says that it is busy is asked again, a few times, when it says; `tell` is told so.
+    """
+
+    def __init__(self, name: str, provider: NodeProvider, tell: Tell | None, sleep: Sleep) -> None:
+        # A node checks calls against the very schemas that the tools have.
+        super().__init__(name, provider=provider, profile=ModelProfile(json_schema_transformer=None))
+        self._tell, self._sleep = tell, sleep
 
     @asynccontextmanager
     async def request_stream(
@@ -97,7 +131,21 @@ class SwarmModel(OpenAIChatModel):
     ) -> AsyncGenerator[StreamedResponse]:
         """A streamed answer. What other providers' models have thought is told as text, and ids of calls are fitted."""
         taken = as_taken(repair_messages(messages), SYSTEM, _is_own)
-        async with super().request_stream(taken, model_settings, model_request_parameters, run_context) as stream:
+        async with AsyncExitStack() as stack:
+            for wait_s in (*WAITS_S, None):
+                opening = super().request_stream(taken, model_settings, model_request_parameters, run_context)
+                try:
+                    stream = await stack.enter_async_context(opening)
+                    break
+                except ModelHTTPError as error:
+                    if wait_s is None or error.status_code not in BUSY or _again_s(error) > MOST_WAIT_S:
+                        raise
+                    wait_s = max(_again_s(error), wait_s)
+                    if self._tell is not None:
+                        self._tell(f"the swarm is busy ({_message_of(error)}); asking again in {wait_s} s")
+                    await self._sleep(wait_s)
+            else:
+                raise AssertionError("the last try raises, or opens")
             yield stream
 
     @property
@@ -109,19 +157,11 @@ def _is_own(response: ModelResponse, part: ThinkingPart) -> bool:
     return (part.provider_name or response.provider_name) == SYSTEM
 
 
-def make_swarm_model(url: str, name: str, key: str | None = None) -> SwarmModel:
-    """The model `name` at the node whose base URL is `url`. No proxy of the environment is asked: nodes are near."""
-    client = _Client(
-        base_url=f"{url.rstrip('/')}/v1",
-        api_key=key or NO_KEY,
-        max_retries=RETRIES,
-        http_client=httpx2.AsyncClient(
-            trust_env=False, timeout=httpx2.Timeout(SILENCE_S, connect=CONNECT_S), follow_redirects=False
-        ),
-    )
-    # A node checks calls against the very schemas that the tools have.
-    profile = ModelProfile(json_schema_transformer=None)
-    return SwarmModel(name, provider=OpenAICompatibleProvider(SYSTEM, openai_client=client), profile=profile)
+def make_swarm_model(
+    url: str, name: str, key: str | None = None, *, tell: Tell | None = None, sleep: Sleep = asyncio.sleep
+) -> SwarmModel:
+    """The model `name` at the node whose base URL is `url`; used as `async with`, it closes its connections."""
+    return SwarmModel(name, NodeProvider(url, key), tell, sleep)
 
 
 def swarm_settings(votes: StepVotes, thinking: ThinkingLevel | None = None) -> ModelSettings:
@@ -138,6 +178,22 @@ def swarm_settings(votes: StepVotes, thinking: ThinkingLevel | None = None) -> M
     return cast("ModelSettings", {"extra_body": body} if body else {})
 
 
+def _body_of(error: ModelHTTPError) -> dict[str, Any]:
+    """The node's error object."""
+    said: object = error.body
+    return cast("dict[str, Any]", said) if isinstance(said, dict) else {}
+
+
+def _message_of(error: ModelHTTPError) -> str:
+    said = _body_of(error).get("message")
+    return clean_line(str(said or f"the node answered {error.status_code}")[:MAX_MESSAGE_CHARS])
+
+
+def _again_s(error: ModelHTTPError) -> int:
+    again = (error.headers or {}).get("retry-after", "")
+    return int(again) if again.isdecimal() and len(again) < 6 else AGAIN_S
+
+
 def node_error(error: Exception, url: str) -> SwarmError:
     """What went wrong at a node, as an error of the one tree, in the node's own words where it said any."""
     if isinstance(error, SwarmError):
@@ -150,11 +206,7 @@ def node_error(error: Exception, url: str) -> SwarmError:
                 "or name one with --url"
             )
         return EngineFailed(f"the answer of {url} broke off: {why}")
-    said: object = error.body
-    body = cast("dict[str, Any]", said) if isinstance(said, dict) else {}
-    message = clean_line(str(body.get("message") or f"{url} answered {error.status_code}")[:MAX_MESSAGE_CHARS])
-    again = (error.headers or {}).get("retry-after", "")
-    again_s = int(again) if again.isdecimal() else AGAIN_S
+    body, message, again_s = _body_of(error), _message_of(error), _again_s(error)
     match error.status_code:
         case 400 if isinstance(counted := body.get("n_prompt_tokens"), int) and isinstance(body.get("n_ctx"), int):
             return ContextExceeded(counted, body["n_ctx"])

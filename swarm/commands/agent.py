@@ -142,6 +142,7 @@ class _Run:
             min_agreement=options.min_agreement,
             grants=options.grants,
             max_turns=options.max_turns,
+            tell=lambda line: complain(f"swarm: {line}"),
             approve=refuse_all if self._typed is None else self._approve,
             decide=stop_undecided if self._typed is None else self._decide,
         )
