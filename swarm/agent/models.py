@@ -9,7 +9,6 @@ machine. It brings conversations to the form that the provider takes (`history.p
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
@@ -23,7 +22,6 @@ import httpx2
 from pydantic_ai.exceptions import (
     ModelAPIError,
     ModelRateLimitError,
-    ModelUnavailableError,
     UnexpectedModelBehavior,
     UserError,
 )
@@ -36,7 +34,7 @@ from pydantic_ai.settings import ModelSettings
 from swarm import VERSION
 from swarm.agent.agent import ModelChoice
 from swarm.agent.history import as_taken
-from swarm.agent.provider_errors import AskedProvider, seconds_until, translated
+from swarm.agent.provider_errors import AskedProvider, translated, wait_before_again
 from swarm.engines.upstream.address import parse_upstream, proxy_to
 from swarm.errors import SetupError, SwarmError, UpstreamFailed
 from swarm.providers import (
@@ -60,7 +58,6 @@ if TYPE_CHECKING:
 
 SILENCE_S: Final = 600.0  # between two pieces of an answer: reasoning models are silent for minutes
 CONNECT_S: Final = 10.0
-MOST_WAIT_S: Final = 60  # that is waited before asking once more; who says longer is not waited for
 NO_KEY: Final = "none"  # the SDKs want one; it is never sent
 ANSWER_TOKENS: Final = 16_384  # left for the answer beside a budget of thoughts
 LEAST_BUDGET: Final = 1024  # tokens of thought: Anthropic takes no fewer
@@ -122,9 +119,11 @@ def make_model(
     `key` is the one that `key_for` found. `base_url` is another address of the provider, `headers` go along with every
     request. `thinking` None leaves it to the model. `max_output_tokens` is the model's limit where it is known (of its
     answer and thoughts), `sees_images` whether it can (None: what the provider's row says). `known` is asked for names
-    of its models when there is none of this one. `tell` is told, in a sentence, when a refused request is waited for.
+    of its models when there is none of this one. `tell` is told, in a sentence, when a request is to be repeated.
 
-    Nothing is asked over the network here. Raises SetupError for a missing key and for headers that cannot be sent.
+    Nothing is asked over the network here. Blocks: the first time, the library of the protocol is loaded, which takes a
+    second or two: do it before an event loop runs, or in a thread. Raises SetupError for a missing key and for headers
+    that cannot be sent.
     """
     place = place_of(provider, model, key, base_url=base_url, headers=headers)
     asked = AskedProvider(
@@ -582,7 +581,7 @@ class ProviderModel(WrapperModel):
                 raise self._translated(error) from error
 
     async def _patiently(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        """The answer, after one wait where the provider says how long. What an SDK trips over is a broken protocol."""
+        """The answer, asked for twice where that is worth it. What an SDK trips over is a broken protocol."""
         try:
             return await ask()
         except (SwarmError, UserError):
@@ -607,15 +606,14 @@ class ProviderModel(WrapperModel):
         return translated(error, self._asked, self._known)
 
     async def _waited_for(self, error: Exception) -> bool:
-        """Whether the provider said when to come back, soon enough, and that has been waited for."""
-        if not isinstance(error, ModelRateLimitError | ModelUnavailableError) or error.retry_after is None:
+        """Whether the request is worth repeating; then it is time for it."""
+        if (wait_s := wait_before_again(error)) is None:
             return False
-        if error.retry_after > MOST_WAIT_S:
-            return False
-        wait_s = seconds_until(error)
         if self._tell is not None:
-            self._tell(f"{self.place.provider.title} asks to wait {wait_s} s; asking once more then")
-        await self._sleep(math.ceil(wait_s))
+            title = self.place.provider.title
+            why = "takes no more requests now" if isinstance(error, ModelRateLimitError) else "could not answer"
+            self._tell(f"{title} {why}; it is asked once more in {wait_s} s")
+        await self._sleep(wait_s)
         return True
 
 

@@ -24,6 +24,7 @@ from pydantic_ai.exceptions import (
     ModelQuotaExceededError,
     ModelRateLimitError,
     ModelRequestRejectedError,
+    ModelServerError,
     ModelTimeoutError,
     ModelUnavailableError,
 )
@@ -46,6 +47,8 @@ from swarm.errors import (
 MAX_SAID_CHARS: Final = 400  # of a provider's own words
 MOST_NEAR: Final = 3  # names that may have been meant
 LIKENESS: Final = 0.5  # of those, as difflib counts
+MOST_WAIT_S: Final = 60  # who asks to wait longer is not waited for
+SOON_S: Final = 2  # where a provider is overloaded or failed, and does not say when it may be better
 AGAIN_S: Final = 30  # where a provider says that there was too much, and not when to come back
 MOST_CAUSES: Final = 8  # of an error, one within the other
 SECRET_CHARS: Final = 8  # what is shorter than that is no key, and may stand in any text
@@ -138,6 +141,21 @@ def _ours_in(error: BaseException | None) -> SwarmError | None:
 def seconds_until(error: ModelAPIError) -> int:
     """When a provider may be asked again, in whole seconds, as it says; `AGAIN_S` where it does not."""
     return AGAIN_S if error.retry_after is None else max(1, math.ceil(error.retry_after))
+
+
+def wait_before_again(error: Exception) -> int | None:
+    """In how many whole seconds a request that failed before its answer began is worth repeating; None: it is not.
+
+    As the provider says, where it takes no more requests or is overloaded; a little later where it says nothing, or has
+    failed. What nobody refused on purpose may have been paid for: broken connections are not repeated.
+    """
+    if not isinstance(error, ModelRateLimitError | ModelUnavailableError | ModelServerError):
+        return None
+    if isinstance(error, ModelHTTPError) and error.provider_retry_hint is False:
+        return None
+    if error.retry_after is not None:
+        return seconds_until(error) if error.retry_after <= MOST_WAIT_S else None
+    return None if isinstance(error, ModelRateLimitError) else SOON_S
 
 
 def near_names(name: str, known: Collection[str]) -> tuple[str, ...]:

@@ -24,10 +24,12 @@ from pydantic_ai.exceptions import (
 from swarm.agent.provider_errors import (
     AGAIN_S,
     MAX_SAID_CHARS,
+    SOON_S,
     AskedProvider,
     message_of,
     near_names,
     translated,
+    wait_before_again,
     without_secrets,
 )
 from swarm.errors import (
@@ -119,6 +121,37 @@ def test_when_to_come_back_is_told_in_whole_seconds_that_have_passed_then() -> N
     busy = translated(refused(ModelOverloadedError, 503, retry_after=0.0), ASKED)
     assert isinstance(busy, Unavailable)
     assert busy.retry_after_s == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "wait_s"),
+    [
+        (refused(ModelRateLimitError, 429, retry_after=6.2), 7),
+        (refused(ModelRateLimitError, 429, retry_after=0.0), 1),
+        (refused(ModelRateLimitError, 429, retry_after=60.0), 60),
+        (refused(ModelRateLimitError, 429, retry_after=61.0), None),
+        (refused(ModelRateLimitError, 429), None),
+        (refused(ModelOverloadedError, 529), SOON_S),
+        (refused(ModelOverloadedError, 503, retry_after=9.0), 9),
+        (refused(ModelServerError, 500), SOON_S),
+        (refused(ModelAuthenticationError, 401, retry_after=1.0), None),
+        (refused(ModelQuotaExceededError, 429, retry_after=1.0), None),
+        (refused(ModelRequestRejectedError, 400), None),
+        (ModelConnectionError("m", "reset", phase="read"), None),
+        (ModelConnectionError("m", "refused", phase="connect"), None),
+        (UnexpectedModelBehavior("no JSON"), None),
+        (ModelHTTPError(500, "m", None, headers={"x-should-retry": "false"}), None),
+        (
+            ModelHTTPError.for_category(
+                ModelServerError, status_code=500, model_name="m", headers={"x-should-retry": "false"}
+            ),
+            None,
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_worth_repeating_and_when(error: Exception, wait_s: int | None) -> None:
+    assert wait_before_again(error) == wait_s
 
 
 def test_a_key_that_is_wanted_or_refused_is_told_with_where_to_set_it() -> None:
