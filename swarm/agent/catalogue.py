@@ -47,10 +47,9 @@ OUTPUT_FIELDS: Final = ("max_completion_tokens", "outputTokenLimit", "max_output
 NESTED: Final = ("top_provider", "meta", "limits")  # where some of them are
 
 SNAPSHOT_IDS: Final[Mapping[str, str]] = {
-    "openai-chat": "openai", "vertex": "google", "xai": "x-ai", "kimi-coding": "moonshotai", "ollama": "",
-    "zenmux": "openrouter",
+    "openai-chat": "openai", "vertex": "google", "xai": "x-ai", "ollama": "", "kimi-coding": "", "zenmux": "",
 }  # fmt: skip
-"""What genai-prices calls a row of the table where it is called otherwise; ZenMux names models as OpenRouter does."""
+"""What genai-prices calls a row of the table where it is called otherwise; empty where its prices are not the row's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +162,7 @@ class Snapshot:
     def model(self, provider: Provider, name: str) -> ListedModel | None:
         """What is known of a provider's model."""
         known = self._of(provider)
-        found = None if known is None else known.find_model(name.partition(":")[0])
+        found = None if known is None else known.find_model(name)
         return None if found is None else _known(name, found)
 
     def models(self, provider: Provider) -> tuple[ListedModel, ...]:

@@ -84,6 +84,8 @@ def test_the_installed_snapshot_knows_contexts_and_prices(name: str, model: str)
     assert found.context_tokens is None or found.context_tokens > 100_000
     assert model in {known.id for known in Snapshot().models(PROVIDERS[name])}
     assert Snapshot().model(provider_at("http://box"), model) is None
+    assert Snapshot().model(PROVIDERS["zenmux"], model) is None, "whose prices are its own"
+    assert Snapshot().model(PROVIDERS[name], "no-such-model") is None
 
 
 # Kept on the disk
