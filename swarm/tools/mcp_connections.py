@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import urlsplit
 
+from federation.peer_response import LineSplitter, LineTooLong
 from federation.printable_text import clean_line
 from federation.tasks import cancel_and_wait
 from swarm.environment import proxy_for
@@ -28,7 +29,6 @@ from swarm.generation import JsonObject
 from swarm.tools.mcp_messages import (
     MAX_MESSAGE_BYTES,
     EventSplitter,
-    LineSplitter,
     McpProblem,
     ServerAnswer,
     ServerError,
@@ -151,13 +151,16 @@ class ProcessConnection:
 
     async def read(self) -> None:
         """Take what the server says, until it says no more or too much."""
-        output, splitter = self._process.stdout, LineSplitter()
+        output, splitter = self._process.stdout, LineSplitter(MAX_MESSAGE_BYTES)
         assert output is not None
         try:
             while piece := await output.read(READ_AT_ONCE_BYTES):
                 for line in splitter.feed(piece):
                     await self._take_line(line)
                 await asyncio.sleep(0)  # whoever writes all the time is no reason for others to wait
+        except LineTooLong:
+            self.give_up(f"sent a message of more than {MAX_MESSAGE_BYTES >> 20} MiB")
+            return
         except McpProblem as problem:
             self.give_up(str(problem))
             return

@@ -1,7 +1,7 @@
 """The tools of one MCP server of others, as a tool host: it is connected to, watched, and connected to again.
 
 A server that is not there is no reason for a node not to start, and one that breaks is started again when it is wanted
-next: after 1, 2, 4 … 300 s, and at once where its last connection was of use.
+next: after 1, 2, 4 … 300 s, from the first again once a call was answered.
 """
 
 from __future__ import annotations

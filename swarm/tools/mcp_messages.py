@@ -161,26 +161,6 @@ def answer_to(request: ServerRequest) -> JsonObject | None:
 # What is answered
 
 
-class LineSplitter:
-    """Bytes in pieces, to lines: one message each. Raises McpProblem for a line longer than a message may be."""
-
-    def __init__(self, most_bytes: int = MAX_MESSAGE_BYTES) -> None:
-        self._most_bytes = most_bytes
-        self._begun = bytearray()
-
-    def feed(self, piece: bytes) -> list[bytes]:
-        """The lines that end in `piece`, without blank ones."""
-        first, *others = piece.split(b"\n")
-        if len(self._begun) + len(first) > self._most_bytes:
-            raise McpProblem(f"sent a message of more than {self._most_bytes >> 20} MiB")
-        self._begun += first
-        if not others:
-            return []
-        lines = [bytes(self._begun), *others[:-1]]
-        self._begun = bytearray(others[-1])
-        return [line for line in (line.strip() for line in lines) if line]
-
-
 class EventSplitter:
     """The data of a stream of server-sent events, which comes in pieces. Raises McpProblem for one that is too long."""
 

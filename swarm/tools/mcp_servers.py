@@ -95,7 +95,7 @@ def _headers(values: Mapping[str, str]) -> Mapping[str, str]:
 
 ServerName = Annotated[str, AfterValidator(_server_name)]
 _Word = Annotated[str, Field(min_length=1, max_length=32_768)]
-_Words = Annotated[tuple[_Word, ...], Field(max_length=MAX_WORDS)]
+_WordList = Annotated[tuple[_Word, ...], Field(max_length=MAX_WORDS)]
 _Secrets = Annotated[Mapping[str, str], Field(max_length=MAX_VARIABLES)]
 
 
@@ -109,13 +109,13 @@ class McpServerSettings:
     installed, say. `tools`: only these, by the server's own names; None for all.
     """
 
-    command: Annotated[_Words, BeforeValidator(_command)] = ()
+    command: Annotated[_WordList, BeforeValidator(_command)] = ()
     url: Annotated[str, AfterValidator(_url)] | None = None
     env: Annotated[_Secrets, AfterValidator(_variables)] = field(default_factory=dict[str, str], repr=False)
     headers: Annotated[_Secrets, AfterValidator(_headers)] = field(default_factory=dict[str, str], repr=False)
     network: StrictBool = False
     folders: Annotated[tuple[Path, ...], Field(max_length=MAX_FOLDERS)] = ()
-    tools: _Words | None = None
+    tools: _WordList | None = None
 
     @model_validator(mode="after")
     def _is_one_of_two(self) -> McpServerSettings:

@@ -82,7 +82,7 @@ _CHARSETS: Final = re.compile(
 _BOMS: Final = ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
 
 
-class _Failure(Exception):
+class _Unreadable(Exception):
     """Why there is no text, as the model is told it."""
 
 
@@ -134,7 +134,7 @@ class WebFetch:
             result = _failed(url, f"cannot be fetched: {getattr(error, 'os_error', error) or type(error).__name__}")
         except UnicodeError:
             result = _failed(url, "cannot be fetched: its address names no host that there can be")
-        except (ValueError, _Failure) as error:
+        except (ValueError, _Unreadable) as error:
             result = _failed(url, str(error))
         return replace(result, ms=round((time.monotonic() - began) * 1000))
 
@@ -197,7 +197,7 @@ async def _read(response: aiohttp.ClientResponse, url: str) -> _Fetched:
     elif packed in ("identity", ""):
         unpacker = None
     else:
-        raise _Failure(f"is packed by {clean_line(packed)[:40]}, which was not asked for")
+        raise _Unreadable(f"is packed by {clean_line(packed)[:40]}, which was not asked for")
     body = bytearray()
     cut = False
     try:
@@ -208,7 +208,7 @@ async def _read(response: aiohttp.ClientResponse, url: str) -> _Fetched:
                 cut = True
                 break
     except zlib.error as error:
-        raise _Failure(f"is not {packed}, as it says of itself") from error
+        raise _Unreadable(f"is not {packed}, as it says of itself") from error
     return _Fetched(
         url,
         response.status,
@@ -221,15 +221,15 @@ async def _read(response: aiohttp.ClientResponse, url: str) -> _Fetched:
 
 
 async def _text_of(found: _Fetched) -> str:
-    """What it says, clean. Raises _Failure for what is no text."""
+    """What it says, clean. Raises _Unreadable for what is no text."""
     kind = found.content_type
     if kind in _UNKNOWN and b"\0" not in found.body:
         kind = "text/html" if _is_page(found.body) else "text/plain"
     if not _TEXTS.fullmatch(kind) and kind not in _PAGES and kind != "image/svg+xml":
-        raise _Failure(f"is {clean_line(kind or 'data')[:100]} ({len(found.body)} bytes), and only text is read")
+        raise _Unreadable(f"is {clean_line(kind or 'data')[:100]} ({len(found.body)} bytes), and only text is read")
     charset = charset_of(found.body, found.charset, kind in _PAGES)
     if "16" not in charset and b"\0" in found.body:
-        raise _Failure(f"says that it is {clean_line(kind)[:100]}, and is no text")
+        raise _Unreadable(f"says that it is {clean_line(kind)[:100]}, and is no text")
     text = found.body.decode(charset, errors="replace")
     return clean_text(await read_page(text, found.url) if kind in _PAGES else text)
 
@@ -271,7 +271,7 @@ async def read_page(page: str, address: str) -> str:
         if process.returncode is None:
             await finished(asyncio.create_task(killed(process), name="page reader"))
     if process.returncode != 0:
-        raise _Failure("is a page that could not be read as text")
+        raise _Unreadable("is a page that could not be read as text")
     return text.decode("utf-8", errors="replace")
 
 

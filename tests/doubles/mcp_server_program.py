@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def call(message: dict[str, Any], new: bool) -> None:
             answer(message, said(json.dumps(found)), new)
         case "hang":
             if text == "all":
-                time.sleep(3600)
+                signal.pause()
         case "die":
             sys.stderr.write("\x1b[31mit cannot go on\x1b[0m\n")
             sys.stderr.flush()
@@ -177,7 +177,7 @@ def main() -> None:
         sys.stderr.write("ImportError: no module named left_pad\n")
         sys.exit(1)
     if TOLD.get("never_answers"):
-        time.sleep(3600)
+        signal.pause()
     for line in sys.stdin:
         take(json.loads(line))
 

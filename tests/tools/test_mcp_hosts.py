@@ -291,7 +291,7 @@ async def test_leaving_ends_the_server_and_what_it_runs() -> None:
         pid = json.loads(await called(host, "see", "{}"))["pid"]
         hanging = asyncio.create_task(host.execute("box__hang", {}, 60))
         await eventually(lambda: bool(host._running))
-    assert not psutil.pid_exists(pid)
+    await eventually(lambda: not psutil.pid_exists(pid))
     with pytest.raises(Unavailable, match="MCP server box is shut down with this node"):
         await hanging
 

@@ -17,7 +17,6 @@ from swarm.tools.mcp_messages import (
     MAX_TOOLS_OF_SERVER,
     STATELESS_REVISION,
     EventSplitter,
-    LineSplitter,
     McpProblem,
     ServerAnswer,
     ServerError,
@@ -217,24 +216,6 @@ def test_a_server_may_ask_whether_anybody_is_there_and_nothing_else() -> None:
 
 
 # Bytes
-
-
-@settings(deadline=None, max_examples=200)
-@given(st.lists(st.binary(max_size=20), max_size=20), st.lists(st.integers(0, 400), max_size=8))
-def test_lines_are_the_same_however_they_are_cut(lines: list[bytes], cuts: list[int]) -> None:
-    whole = b"".join(line.replace(b"\n", b"") + b"\n" for line in lines)
-    splitter, found = LineSplitter(), list[bytes]()
-    places = sorted({0, len(whole), *(cut for cut in cuts if cut < len(whole))})
-    for start, end in itertools.pairwise(places):
-        found += splitter.feed(whole[start:end])
-    assert found == [line for line in (line.strip() for line in whole.split(b"\n")) if line]
-
-
-def test_a_line_without_an_end_is_a_problem() -> None:
-    splitter = LineSplitter(most_bytes=10)
-    assert splitter.feed(b"0123456789\n01234") == [b"0123456789"]
-    with pytest.raises(McpProblem, match="sent a message of more than"):
-        splitter.feed(b"0123456")
 
 
 @settings(deadline=None, max_examples=200)
