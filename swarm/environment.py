@@ -11,6 +11,7 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 API_KEY = "SWARM_API_KEY"
+TOOL_KEY = "SWARM_TOOL_KEY"  # of a node whose tools `swarm agent` uses
 
 
 def texts(environment: Mapping[str, str], variable: str) -> list[str]:

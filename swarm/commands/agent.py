@@ -58,6 +58,7 @@ class AgentOptions:
 
     model: str = "swarm"
     host: str | None = None
+    host_key: str | None = field(default=None, repr=False)
     root: Path | None = None
     tools: str = "read"
     votes: int | None = None
@@ -101,11 +102,19 @@ def agent(api: NodeApi, words: Sequence[str], options: AgentOptions, folder: Pat
         raise SetupError('say what is to be done: swarm agent "…", or `-` to read it from standard input')
     files = SessionFiles(folder)
     resumed = None if options.resume is None else files.resume(options.resume)
-    root = options.root or Path.cwd()
-    host = make_host(api, options, root)
+    root = options.root or (Path.cwd() if resumed is None else _root_of(resumed[1]))
+    host = make_host(options, root)
     require_pydantic_ai()
     choice = provider_model(options)
     return asyncio.run(_Run(api, options, files, root, resumed).whole(prompt.strip(), host, choice))
+
+
+def _root_of(stored: StoredSession) -> Path:
+    """The folder in which a session has worked: what it knows of files is of that one."""
+    root = Path.cwd() if stored.head.root is None else Path(stored.head.root)
+    if root != Path.cwd():
+        complain(f"swarm: goes on in {root} (--root DIR is another folder)")
+    return root
 
 
 class _Run:
@@ -360,13 +369,12 @@ def provider_model(options: AgentOptions) -> ModelChoice | None:
     return made
 
 
-def make_host(api: NodeApi, options: AgentOptions, root: Path) -> ToolHost:
+def make_host(options: AgentOptions, root: Path) -> ToolHost:
     """The tool host that was asked for. Blocks: looks at folders. Raises SetupError for a root that cannot be one."""
     if options.host is not None:
         from swarm.agent.remote_tools import RemoteToolHost
 
-        # The key is for the node that is asked: another one must not be sent it.
-        return RemoteToolHost(options.host, api.api_key if options.host == api.url else None)
+        return RemoteToolHost(options.host, options.host_key)
     from swarm.node.settings import default_data_dir
 
     return LocalToolHost(plan_tools(parse_tools(options.tools), root, home=Path.home(), data_dir=default_data_dir()))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from swarm.environment import TOOL_KEY
 from swarm.errors import SetupError
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def add_agent(commands: Any, add_url: Callable[[argparse.ArgumentParser], None],
         "--tool-host", nargs="?", const=OWN_NODE, default=HERE, metavar="URL",
         help="here (the default), or a node that runs tools; without URL the node that is asked",
     )  # fmt: skip
+    tools.add_argument("--tool-key", metavar="KEY", help=f"that node's API key (default: {TOOL_KEY})")
     tools.add_argument("--root", type=Path, metavar="DIR", help="of the tools here (default: this folder)")
     tools.add_argument("--tools", metavar="LIST", help=f"of those here (default {DEFAULT_TOOLS})")
     tools.add_argument("--yes", metavar="LIST", default="", help="tools that run unasked, or all")
@@ -94,6 +97,7 @@ def run_agent(arguments: argparse.Namespace, key: str | None) -> int:
     options = AgentOptions(
         model=arguments.model,
         host=None if here else arguments.url if arguments.tool_host == OWN_NODE else arguments.tool_host,
+        host_key=_tool_key(arguments, key),
         root=arguments.root,
         tools=arguments.tools or DEFAULT_TOOLS,
         votes=arguments.votes,
@@ -128,6 +132,14 @@ def _look_at_provider(arguments: argparse.Namespace) -> None:
         )
     if arguments.tool_host == OWN_NODE:
         raise SetupError("--tool-host needs a URL with --provider: no node is asked")
+
+
+def _tool_key(arguments: argparse.Namespace, node_key: str | None) -> str | None:
+    """The key for the node that runs the tools: no other one is sent there, and least of all a provider's."""
+    if arguments.tool_key is not None:
+        return arguments.tool_key
+    same = arguments.provider is None and arguments.tool_host in (OWN_NODE, arguments.url)
+    return node_key if same else os.environ.get(TOOL_KEY) or None
 
 
 def _think(word: str | None) -> ThinkingLevel | None:

@@ -86,10 +86,15 @@ class RecordingHost:
 
 
 def run_it(
-    url: str, folder: Path, *words: str, typed: str = "", variables: Mapping[str, str] | None = None
+    url: str,
+    folder: Path,
+    *words: str,
+    typed: str = "",
+    variables: Mapping[str, str] | None = None,
+    inside: str = "project",
 ) -> subprocess.CompletedProcess[str]:
-    """`swarm agent` where nobody sits."""
-    project = folder / "project"
+    """`swarm agent` where nobody sits, `inside` a folder of its home."""
+    project = folder / inside
     project.mkdir(exist_ok=True)
     return subprocess.run(
         [*PROGRAM, "agent", "--url", url, *words],

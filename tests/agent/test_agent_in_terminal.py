@@ -21,7 +21,7 @@ import pytest
 from swarm.cli import main
 from swarm.tools.plan import AUTO
 from swarm.tools.sandboxed_process import NoSandbox, find_sandbox
-from tests.agent.scripted_turns import calls, node_taking, run_it, seen
+from tests.agent.scripted_turns import calls, node_taking, run_it, seen, taking
 from tests.doubles.running_node import NodeOptions
 from tests.doubles.typist import CTRL_C, CTRL_D, Typist, at_a_terminal_of, of_a_terminal
 from tests.doubles.waiting import eventually
@@ -278,13 +278,18 @@ async def test_a_session_is_resumed_where_it_was(tmp_path: Path) -> None:
         name = json.loads(ran.stdout.splitlines()[0])["session"]
         listed = await asyncio.to_thread(run_it, node.url, tmp_path, "--list")
         assert (listed.returncode, name in listed.stdout, "the first" in listed.stdout) == (0, True, True)
-        ran = await asyncio.to_thread(run_it, node.url, tmp_path, "--resume", name, "the second")
-        assert (ran.returncode, ran.stdout.startswith("Two.")) == (0, True)
-        assert [role for role, _ in seen(engine)] == ["user", "assistant", "tool", "assistant", "user"]
+        (tmp_path / "project" / "y").write_text("of the project\n")
+        engine.script = taking(["never"], ["never"], calls(("read", {"path": "y"})), ["Two."])
+        ran = await asyncio.to_thread(run_it, node.url, tmp_path, "--resume", name, "the second", inside="elsewhere")
+        assert (ran.returncode, "Two." in ran.stdout) == (0, True)
+        assert f"goes on in {tmp_path / 'project'}" in ran.stderr
+        roles = ["user", "assistant", "tool", "assistant", "user", "assistant", "tool"]
+        assert [role for role, _ in seen(engine)] == roles
+        assert "of the project" in str(seen(engine)[-1])
     (kept,) = (tmp_path / ".local/share/local-swarm/agent").glob("*.jsonl")
     assert kept.stat().st_mode & 0o777 == 0o600
     assert "sk-secret" not in kept.read_text()
-    assert len(kept.read_text().splitlines()) == 1 + 6
+    assert len(kept.read_text().splitlines()) == 1 + 8
 
 
 @pytest.mark.parametrize(

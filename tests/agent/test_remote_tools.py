@@ -160,6 +160,33 @@ async def test_a_cancelled_call_closes_its_connection() -> None:
         await runner.cleanup()
 
 
+@pytest.mark.parametrize(
+    ("words", "variables", "sent"),
+    [
+        (["--api-key", "sk-node"], {}, None),
+        (["--api-key", "sk-node"], {"SWARM_TOOL_KEY": "sk-tools"}, "Bearer sk-tools"),
+        (["--tool-key", "sk-given"], {"SWARM_TOOL_KEY": "sk-tools"}, "Bearer sk-given"),
+        ([], {"SWARM_API_KEY": "sk-node"}, None),
+    ],
+)
+async def test_a_tool_host_is_sent_its_own_key_and_no_other(
+    words: list[str], variables: dict[str, str], sent: str | None, tmp_path: Path
+) -> None:
+    async with host_saying(LISTED, DONE) as (url, asked):
+        await asyncio.to_thread(
+            run_it, "http://127.0.0.1:9", tmp_path, "--tool-host", url, *words, "go", variables=variables
+        )
+    assert asked[0].get("Authorization") == sent
+
+
+async def test_the_node_that_is_asked_has_its_key_already_but_a_cloud_s_key_goes_nowhere_else(tmp_path: Path) -> None:
+    async with host_saying(LISTED, DONE) as (url, asked):
+        await asyncio.to_thread(run_it, url, tmp_path, "--tool-host", "--api-key", "sk-node", "--", "go")
+        cloud = ["--provider", "http://127.0.0.1:9/v1", "--model", "m", "--api-key", "sk-cloud-0123456789"]
+        await asyncio.to_thread(run_it, url, tmp_path, "--tool-host", url, *cloud, "go")
+    assert [headers.get("Authorization") for headers in asked] == ["Bearer sk-node", None]
+
+
 async def test_a_real_node_s_tools_are_used_by_the_agent(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
