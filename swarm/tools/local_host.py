@@ -156,7 +156,11 @@ class LocalToolHost:
             raise ToolFailure("a command cannot hold a zero character")
         plan = self.plan
         with opened_confinement(
-            self._files, writable=plan.writable, network=plan.network, limits=self._limits
+            self._files,
+            writable=plan.writable,
+            network=plan.network,
+            limits=self._limits,
+            by_name=not sandbox.takes_descriptors,
         ) as confinement:
             return await run_command(sandbox, confinement, (sandbox.bash, "-c", command), limit_s)
 

@@ -80,6 +80,7 @@ class RootedFiles:
     def __init__(self, root: Path, opener: Opener | None = None, rules: Sequence[ProtectedPath] = PROTECTED) -> None:
         self.root = root
         self._rules = rules
+        self._first: frozenset[str] | None = None  # what was protected at the top before the first command
         self._opener = best_opener() if opener is None else opener
 
     @contextmanager
@@ -200,18 +201,26 @@ class RootedFiles:
         return tuple(real[len(base) + 1 :].split("/"))
 
     @contextmanager
-    def opened_protected(self) -> Generator[tuple[int, tuple[tuple[str, int], ...]]]:
+    def opened_protected(self, by_name: bool) -> Generator[tuple[int, tuple[tuple[str, int], ...]]]:
         """The root, and what below it is protected, as descriptors that only say which file is meant.
 
-        It is looked for in the folders at the top: `_MOST_LOOKED_AT` names, `_MOST_HELD` files.
+        It is looked for in the folders at the top: `_MOST_LOOKED_AT` names, `_MOST_HELD` files. `by_name`: for who can
+        use names only. A command that runs can put a link there meanwhile; but not in the place of what stood at the
+        top before the first one began, since every command has that mounted: so it is these.
         """
         with self.opened_root() as root, ExitStack() as held:
+            paths = _protected_below(root, self._rules)
+            if self._first is None:
+                self._first = frozenset(path for path in paths if "/" not in path)
             found: list[tuple[str, int]] = []
-            for path in _protected_below(root, self._rules):
+            for path in paths:
+                if by_name and path not in self._first:
+                    continue
                 with suppress(OSError):  # gone again
                     descriptor = open_by_steps(root, path, _HANDLE)
                     held.callback(os.close, descriptor)
-                    found.append((path, descriptor))
+                    if not stat.S_ISLNK(os.fstat(descriptor).st_mode):
+                        found.append((path, descriptor))
             yield root, tuple(found)
 
     def files(self, path: str, most_seen: int, skipped: Collection[str] = ()) -> Iterator[tuple[str, int]]:

@@ -201,6 +201,14 @@ class Sandbox:
         return "no sandbox" if self.kind == "none" else self.kind if self.image is None else f"{self.kind} {self.image}"
 
     @property
+    def takes_descriptors(self) -> bool:
+        """Whether folders are given to it as they were opened: by name, each could be a link by now.
+
+        bwrap makes a name of `/proc/self/fd/N` as well. It takes descriptors since 0.10, and where 0.8 was mended.
+        """
+        return self.kind == "bwrap" and "ro-bind-fd" in self.options
+
+    @property
     def ends_with_node(self) -> bool:
         """Whether the system ends all of it when this node is gone; else a line from here does (`GUARDED_PRELUDE`)."""
         return self.kind == "bwrap"
@@ -231,7 +239,7 @@ def environment_inside(sandbox: Sandbox, confinement: Confinement) -> dict[str, 
 def bwrap_command(
     sandbox: Sandbox, confinement: Confinement, command: tuple[str, ...], start: StartLines | None
 ) -> tuple[str, ...]:
-    """bwrap's command line. Folders below the root are given by descriptors: a name could be another by now."""
+    """bwrap's command line. Folders below the root are given by descriptors, where it takes any."""
     view = sandbox.view or SystemView(())
     line = [sandbox.program]
     line += ["--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
@@ -258,9 +266,9 @@ def bwrap_command(
     for folder in confinement.shown:
         line += ["--ro-bind", str(folder), str(folder)]
     bind = "--bind" if confinement.writable else "--ro-bind"
-    line += [bind, f"/proc/self/fd/{confinement.descriptor}", str(confinement.root)]
+    line += _bound(sandbox, bind, confinement.root, confinement.descriptor)
     for kept in confinement.kept if confinement.writable else ():
-        line += ["--ro-bind", f"/proc/self/fd/{kept.descriptor}", str(kept.path)]
+        line += _bound(sandbox, "--ro-bind", kept.path, kept.descriptor)
     line += ["--remount-ro", "/", "--chdir", str(confinement.root)]
     if start is not None:
         line += ["--info-fd", str(start.information)]
@@ -273,6 +281,12 @@ def bwrap_command(
     others = f"{start.information} {start.going} {closing}"
     guarded = (sandbox.bash, "-c", START_GUARD, "bash", str(start.guard), others)
     return (*guarded, *line, *inside, str(start.going), limits, *command)
+
+
+def _bound(sandbox: Sandbox, option: str, path: Path, descriptor: int) -> tuple[str, ...]:
+    if sandbox.takes_descriptors:
+        return (f"{option}-fd", str(descriptor), str(path))
+    return (option, str(path), str(path))
 
 
 def _sized(sandbox: Sandbox, size_bytes: int) -> tuple[str, ...]:

@@ -222,9 +222,13 @@ def opened_confinement(
     limits: CommandLimits = DEFAULT_LIMITS,
     environment: dict[str, str] | None = None,
     talks: bool = False,
+    by_name: bool = True,
 ) -> Generator[Confinement]:
-    """What a command below the root of `files` may reach, held open until it runs. Raises ToolFailure."""
-    with files.opened_protected() as (root, protected):
+    """What a command below the root of `files` may reach, held open until it runs. Raises ToolFailure.
+
+    `by_name`: its sandbox takes names of folders, and no descriptors (`Sandbox.takes_descriptors`).
+    """
+    with files.opened_protected(by_name) as (root, protected):
         kept = tuple(KeptPath(files.root / path, descriptor) for path, descriptor in protected)
         yield Confinement(files.root, root, writable, network, kept, limits, environment=environment or {}, talks=talks)
 

@@ -64,6 +64,7 @@ async def serve(told: dict[str, Any]) -> None:
         found = await asyncio.to_thread(find_sandbox, AUTO)
         assert isinstance(found, Sandbox), found
         parts = {field: getattr(found, field) for field in Sandbox.__slots__}
+        parts["options"] = found.options - set(weak.get("lacking", []))
         sandbox = Weakened(
             **parts,
             without=tuple(map(tuple, weak.get("without", []))),

@@ -149,9 +149,25 @@ def test_on_an_old_kernel_everything_ends_too() -> None:
         until(lambda: not marked(mark))
 
 
-def test_a_folder_that_becomes_a_link_is_not_what_is_shown() -> None:
+OLD_BWRAP = {"lacking": ["ro-bind-fd", "disable-userns", "size"]}
+
+
+def test_an_old_bwrap_protects_what_was_there_before_the_first_command() -> None:
+    """It takes names only: what commands could have put there is not mounted by its name."""
+    with project_folder() as root:
+        attacks.prepare(root)
+        with tool_host(root, weakened=OLD_BWRAP, limits=attacks.LIMITS) as running:
+            assert running.bash("echo evil > .git/config; mv .git g; rm -rf .envrc; echo x >> .envrc").exit_code != 0
+            assert (root / ".git/config").read_text() == (root / ".envrc").read_text() == "as it was\n"
+            assert not attacks.uses_descriptors(running)
+            assert not attacks.reads_outside(running)
+
+
+@pytest.mark.parametrize("weakened", [None, OLD_BWRAP], ids=["this bwrap", "an old one"])
+def test_a_folder_that_becomes_a_link_is_not_what_is_shown(weakened: dict[str, list[str]] | None) -> None:
     """What is protected is mounted by what was opened: by its name it could be a folder outside meanwhile."""
-    with project_folder() as root, tool_host(root) as running:
+    with project_folder() as root, tool_host(root, weakened=weakened) as running:
+        running.bash("true")
         outside = root.parent / "outside"
         outside.mkdir()
         (outside / "secret.txt").write_text(SECRET)

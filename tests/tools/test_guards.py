@@ -29,7 +29,7 @@ GUARDS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
         {"without": [["--unshare-pid"], ["--as-pid-1"], ["--die-with-parent"]]},
     ),
     "other processes unseen": ("sees_other_processes", {"without": [["--unshare-pid"], ["--as-pid-1"]]}),
-    "closed descriptors": ("uses_descriptors", {"instead": [["exec {fd}<&-", ":"]]}),
+    "closed descriptors": ("uses_descriptors", {"instead": [["exec {fd}<&-", ":"]], "lacking": ["ro-bind-fd"]}),
     "a limit of processes": ("makes_many_processes", {"instead": [[" -u 64", ""]]}),
     "a limit of file sizes": ("writes_a_large_file", {"instead": [["-f 8192", ""]]}),
     "a small /tmp": ("fills_tmp", {"without": [list(SPACE)]}),

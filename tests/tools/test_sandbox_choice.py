@@ -37,7 +37,12 @@ HELD = Confinement(
     environment={"CI": "1"},
 )
 READING = Confinement(ROOT, 7, network=True)
-BWRAP = Sandbox("bwrap", "/usr/bin/bwrap", view=SystemView(("/usr",), (("/bin", "usr/bin"),), ("/etc/passwd",), "/r"))
+BWRAP = Sandbox(
+    "bwrap",
+    "/usr/bin/bwrap",
+    view=SystemView(("/usr",), (("/bin", "usr/bin"),), ("/etc/passwd",), "/r"),
+    options=frozenset({"bind-fd", "ro-bind-fd"}),
+)
 COMMAND = ("bash", "-c", "echo --bind / /")
 
 
@@ -49,9 +54,10 @@ def test_bwrap_binds_what_is_held_open_and_keeps_what_is_protected() -> None:
     line = BWRAP.command_line(HELD, COMMAND, start=StartLines(10, 11, 12))
     assert line[: line.index(BWRAP.program)] == ("/bin/bash", "-c", START_GUARD, "bash", "12", "10 11 7 8")
     own = line[line.index(BWRAP.program) : line.index("--as-pid-1")]
-    assert pairs(own, "--bind") == [("/proc/self/fd/7", str(ROOT))]
-    assert ("/proc/self/fd/8", str(ROOT / ".git")) in pairs(own, "--ro-bind")
-    assert own.index("/proc/self/fd/8") > own.index("/proc/self/fd/7")
+    assert pairs(own, "--bind-fd") == [("7", str(ROOT))]
+    assert pairs(own, "--ro-bind-fd") == [("8", str(ROOT / ".git"))]
+    assert own.index("--ro-bind-fd") > own.index("--bind-fd")
+    assert not any(word.startswith("/proc/self") for word in own)  # bwrap would make a name of it
     assert {"--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--die-with-parent"} <= set(own)
     assert pairs(own, "--info-fd", 1) == [("10",)]
     assert line[-len(COMMAND) - 3 :] == ("7 8", "11", "-c 0 -d 1048576 -f 1024 -n 99 -t 10 -u 50", *COMMAND)
@@ -62,12 +68,18 @@ def test_bwrap_shares_the_network_and_how_names_are_looked_up_only_where_asked()
     assert "--unshare-net" not in line
     assert ("/r", "/etc/resolv.conf") in pairs(line, "--ro-bind")
     assert pairs(line, "--bind") == []
-    assert ("/proc/self/fd/7", str(ROOT)) in pairs(line, "--ro-bind")
+    assert pairs(line, "--ro-bind-fd") == [("7", str(ROOT))]
     assert "/r" not in BWRAP.command_line(HELD, COMMAND)
 
 
 def test_options_that_a_version_does_not_have_are_left_out() -> None:
-    assert not {"--size", "--disable-userns", "--clearenv"} & set(BWRAP.command_line(HELD, COMMAND))
+    older = replace(BWRAP, options=frozenset())
+    line = older.command_line(HELD, COMMAND)
+    assert not {"--size", "--disable-userns", "--clearenv", "--bind-fd", "--ro-bind-fd"} & set(line)
+    assert (str(ROOT), str(ROOT)) in pairs(line, "--bind")
+    assert (str(ROOT / ".git"), str(ROOT / ".git")) in pairs(line, "--ro-bind")
+    assert BWRAP.takes_descriptors
+    assert not older.takes_descriptors
     newer = Sandbox("bwrap", "bwrap", view=BWRAP.view, options=frozenset({"size", "disable-userns", "clearenv"}))
     assert {"--size", "--disable-userns", "--clearenv"} <= set(newer.command_line(HELD, COMMAND))
 
