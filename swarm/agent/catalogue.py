@@ -267,6 +267,12 @@ class ProviderCatalogue:
                 raise
             return ListedModels(known, None, problem=str(error))
 
+    async def learn(self, provider: Provider, key: str | None, base_url: str | None = None) -> None:
+        """Ask for the provider's list where none is kept. Never raises for the provider: an answer will tell it."""
+        if await asyncio.to_thread(self.kept, provider, base_url) is None:
+            with suppress(SwarmError):
+                await self._refresh(provider, key, base_url)
+
     def limits(self, provider: Provider, model: str, base_url: str | None = None) -> ModelLimits:
         """How much a model takes, by the kept list and the snapshot. Asks nobody; blocks for a small file."""
         kept = self.kept(provider, base_url)

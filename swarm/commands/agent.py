@@ -29,7 +29,7 @@ from swarm.commands.node_client import NodeApi
 from swarm.commands.output import complain, interrupted, is_terminal, read_standard_input, say, say_line
 from swarm.engines.upstream.address import reach_of
 from swarm.errors import SetupError, SwarmError
-from swarm.providers import ThinkingLevel, provider_named
+from swarm.providers import ThinkingLevel, key_for, provider_named
 from swarm.tools.local_host import LocalToolHost
 from swarm.tools.plan import TOOL_NAMES, parse_tools, plan_tools
 from swarm.tools.sandboxed_process import NoSandbox
@@ -352,6 +352,9 @@ def provider_model(options: AgentOptions) -> ModelChoice | None:
     def told(line: str) -> None:
         complain(f"swarm: {line}")
 
+    key = key_for(row, options.provider_key, None, os.environ, options.base_url)
+    if key is not None or not row.needs_key:  # else it is refused below, before anybody is asked
+        asyncio.run(catalogue.learn(row, key, options.base_url))
     limits = catalogue.limits(row, options.model, options.base_url)
     made = provider_choice(
         row,

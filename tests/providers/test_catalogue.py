@@ -194,6 +194,18 @@ async def test_who_was_never_asked_has_what_the_snapshot_knows(tmp_path: Path) -
             await at.models(GROQ, None)
 
 
+async def test_limits_are_learned_once_and_nobody_fails_for_want_of_them(tmp_path: Path) -> None:
+    ask = Asker(DOWN)
+    async with catalogue(tmp_path, ask) as at:
+        await at.learn(GROQ, None)
+        assert at.limits(GROQ, "big") == ModelLimits()
+        ask.answer = LISTING
+        await at.learn(GROQ, None)
+        await at.learn(GROQ, None)
+        assert at.limits(GROQ, "big") == ModelLimits(1000)
+    assert ask.times == 2
+
+
 async def test_each_address_has_a_list_of_its_own(tmp_path: Path) -> None:
     ask = Asker(LISTING)
     async with catalogue(tmp_path, ask) as at:
