@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -155,14 +156,17 @@ class LocalToolHost:
         if "\0" in command:
             raise ToolFailure("a command cannot hold a zero character")
         plan = self.plan
-        with opened_confinement(
+        opening = opened_confinement(
             self._files,
             writable=plan.writable,
             network=plan.network,
             limits=self._limits,
             by_name=not sandbox.takes_descriptors,
-        ) as confinement:
-            return await run_command(sandbox, confinement, (sandbox.bash, "-c", command), limit_s)
+        )
+        with ExitStack() as held:
+            entering = asyncio.ensure_future(asyncio.to_thread(held.enter_context, opening))  # it looks at many names
+            await finished(asyncio.ensure_future(_over(entering)))
+            return await run_command(sandbox, entering.result(), (sandbox.bash, "-c", command), limit_s)
 
 
 async def _over(work: asyncio.Future[Any]) -> None:

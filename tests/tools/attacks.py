@@ -99,10 +99,10 @@ def takes_memory(host: ToolHostProcess) -> bool:
 
 
 def takes_memory_together(host: ToolHostProcess) -> bool:
-    """160 MiB in each of eight, for as long as the others take theirs."""
-    one = "(head -c 167772160 /dev/zero; sleep 4) | tail -n 1 >/dev/null"
-    result = host.bash(" & ".join([one] * 8) + " & sleep 3; echo taken", 60)
-    return "taken" in result.output
+    """160 MiB in each of eight, all at once."""
+    one = "(head -c 167772160 /dev/zero; touch /tmp/up.{}; sleep 100) | tail -n 1 >/dev/null &"
+    wait = "while [ $(ls /tmp/up.* 2>/dev/null | wc -l) -lt 8 ]; do sleep 0.1; done; sleep 1; echo taken"
+    return "taken" in host.bash(" ".join(one.format(number) for number in range(8)) + wait, 100).output
 
 
 def writes_a_large_file(host: ToolHostProcess) -> bool:

@@ -136,7 +136,7 @@ def test_the_same_paths_leave_the_root_where_nothing_holds_them(opener: Opener, 
 def test_what_tools_read_and_write_lies_below_the_root(opener: Opener, tmp_path: Path) -> None:
     with swapping_tree(tmp_path) as tree:
 
-        @settings(deadline=None, max_examples=30)
+        @settings(deadline=None, max_examples=15)
         @given(seed=SEEDS)
         def read_and_write(seed: int) -> None:
             files = RootedFiles(tree.root, opener)
