@@ -7,6 +7,7 @@ of models would refuse the name. Whoever calls it may write `github.search`, too
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -72,7 +73,7 @@ def _url(url: str) -> str:
         parts, port_is_one = urlsplit(""), False
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or not port_is_one:
         raise PydanticCustomError("url", "is no http:// or https:// address")
-    if "@" in parts.netloc:  # not quoted elsewhere: it may be a key
+    if "@" in parts.netloc:
         raise PydanticCustomError("url", "holds a user: a key belongs in `headers`")
     return url.strip()
 
@@ -168,7 +169,7 @@ def expanded(name: str, server: McpServerSettings, environment: Mapping[str, str
 
 
 def with_folders(name: str, server: McpServerSettings, data_dir: Path) -> McpServerSettings:
-    """`server` with the folders that it may read as they are. Blocks.
+    """`server` with the folders that it may read as they are, and its program where a `~` stands for a home. Blocks.
 
     Raises SetupError for what is no folder, the whole file system, and what holds or lies in `data_dir`, where the node
     keeps its keys.
@@ -189,7 +190,8 @@ def with_folders(name: str, server: McpServerSettings, data_dir: Path) -> McpSer
                 "folder that the server is installed in"
             )
         found.append(path)
-    return replace(server, folders=tuple(found))
+    program = tuple(os.path.expanduser(word) for word in server.command[:1])  # noqa: PTH111 (uvx stays uvx)
+    return replace(server, command=(*program, *server.command[1:]), folders=tuple(found))
 
 
 def place_in_servers(problem: ErrorDetails) -> str:
@@ -204,7 +206,8 @@ def place_in_servers(problem: ErrorDetails) -> str:
         return f"[mcp.servers.{name}] "
     if problem["type"] == "unexpected_keyword_argument":
         return f"[mcp.servers.{name}] {setting!r} "
-    return f"[mcp.servers.{name}] {setting} " + ("" if setting in ("env", "headers") else f"= {shown}")
+    is_secret = setting in ("env", "headers") or (setting == "url" and "@" in shown)
+    return f"[mcp.servers.{name}] {setting} " + ("" if is_secret else f"= {shown}")
 
 
 def tool_name(server: str, tool: str) -> str:

@@ -108,6 +108,8 @@ def test_what_cannot_be_is_refused_by_its_place(tmp_path: Path, text: str, messa
         "[mcp.servers.x]\ncommand = 'a'\nenv = {A = \"sk-secret\\u0000\"}",
         "[mcp.servers.x]\ncommand = 'a'\nenv = ['sk-secret']",
         "[mcp.servers.x]\nenv = {A = 'sk-secret'}",
+        "[mcp.servers.x]\nurl = 'http://me:sk-secret@e/'",
+        "[mcp.servers.x]\nurl = 'ftp://me:sk-secret@e/'",
     ],
 )
 def test_what_may_be_a_key_is_not_shown(tmp_path: Path, text: str) -> None:
@@ -169,6 +171,14 @@ def test_folders_that_a_server_may_read_are_there_and_hold_no_keys(tmp_path: Pat
         with pytest.raises(SetupError) as refused:
             found(folder)
         assert f"[mcp.servers.x] folders: {folder} {why}" in str(refused.value)
+
+
+def test_a_program_may_be_named_below_one_s_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    server = McpServerSettings(command=("~/bin/server", "~/x"))
+    assert with_folders("x", server, tmp_path / "data").command == (f"{tmp_path}/home/bin/server", "~/x")
+    server = McpServerSettings(command=("uvx", "y"))
+    assert with_folders("x", server, tmp_path / "data").command == ("uvx", "y")
 
 
 async def test_servers_that_are_named_are_connected_to(tmp_path: Path) -> None:
