@@ -25,7 +25,7 @@ from pydantic_ai.exceptions import (
     UnexpectedModelBehavior,
     UserError,
 )
-from pydantic_ai.messages import ModelMessage, ModelResponse, ThinkingPart, repair_messages
+from pydantic_ai.messages import ModelMessage, ModelResponse, ThinkingPart, ToolCallPart, repair_messages
 from pydantic_ai.models import Model, ModelRequestParameters, StreamedResponse
 from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.profiles import ModelProfile, merge_profile
@@ -529,6 +529,23 @@ class ProviderModel(WrapperModel):
         taken = as_taken(repair_messages(messages), self.place.system, self._keeps, blind)
         return self.wrapped.prepare_messages(taken, parameters)
 
+    def _settings_now(self, taken: list[ModelMessage], settings: ModelSettings | None) -> ModelSettings | None:
+        """The settings of this request: without thinking, where others made the calls whose results it brings.
+
+        With a budget of thoughts, Anthropic has the last turn begin with a thought of its own, if results of its calls
+        follow.
+        """
+        own, asked = (cast("dict[str, Any]", part or {}) for part in (self.wrapped.settings, settings))
+        thinking = asked.get("anthropic_thinking", own.get("anthropic_thinking"))
+        if thinking is None or thinking["type"] != "enabled":
+            return settings
+        last = next((message for message in reversed(taken) if isinstance(message, ModelResponse)), None)
+        if last is None or not any(isinstance(part, ToolCallPart) for part in last.parts):
+            return settings
+        if isinstance(last.parts[0], ThinkingPart):  # those that it could not read are texts by now
+            return settings
+        return cast("ModelSettings", {**asked, "anthropic_thinking": {"type": "disabled"}})
+
     def _keeps(self, response: ModelResponse, part: ThinkingPart) -> bool:
         """Whether it can read a thought as one: its provider sent it, over this protocol, signed if it signs."""
         if (part.provider_name or response.provider_name) != self.place.system:
@@ -550,6 +567,7 @@ class ProviderModel(WrapperModel):
         """A whole answer. Raises errors of the one tree."""
 
         taken = self._taken(messages, model_request_parameters)
+        model_settings = self._settings_now(taken, model_settings)
 
         async def ask() -> ModelResponse:
             return await self.wrapped.request(taken, model_settings, model_request_parameters)
@@ -566,6 +584,7 @@ class ProviderModel(WrapperModel):
     ) -> AsyncGenerator[StreamedResponse]:
         """A streamed answer. Raises errors of the one tree, from the stream as well."""
         taken = self._taken(messages, model_request_parameters)
+        model_settings = self._settings_now(taken, model_settings)
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(_closing_what_opens())
 

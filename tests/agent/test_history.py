@@ -320,3 +320,21 @@ async def test_two_models_of_a_router_do_not_read_each_others_thoughts() -> None
     async with asked(row, Turn(text=("Fine.",))) as there, there.model() as model:
         assert (await model_request(model, messages)).text == "Fine."
         assert f"{REASONING[0]}\\nA plan." in json.dumps(there.fake.bodies[0])
+
+
+@pytest.mark.parametrize("thinking", ["off", "high"])
+@pytest.mark.parametrize("row", [Case("minimax", "MiniMax-M3"), Case("anthropic", "claude-opus-4-1")], ids=str)
+@pytest.mark.filterwarnings("ignore:The model .* is deprecated:DeprecationWarning")
+async def test_calls_of_another_are_answered_though_nobody_here_thought_of_them(row: Case, thinking: str) -> None:
+    """A run that was ended between a call and what came of it, and is taken up by a model with a budget of thoughts."""
+    foreign = ModelResponse(
+        [ThinkingPart("A plan.", provider_name="one"), ToolCallPart("read", {"path": "a"}, tool_call_id="c")],
+        provider_name="one",
+    )
+    messages: list[ModelMessage] = [ModelRequest([UserPromptPart("Read it.")]), foreign, result("c")]
+    own = Turn(thinking=("Hm.",), calls=(Called("read", '{"path": "a"}', "toolu_1"),))
+    async with asked(row, own, Turn(text=("Done.",))) as there, there.model(thinking=thinking) as model:
+        assert (await agent_of(model).run("Go on.", message_history=messages)).output == "Done."
+        told = [body["thinking"]["type"] for body in there.fake.bodies]
+        # With its own calls it thinks again.
+        assert told == ["disabled", "disabled" if thinking == "off" else "enabled"]

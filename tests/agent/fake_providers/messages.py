@@ -87,6 +87,8 @@ class MessagesWire:
         messages = body["messages"]
         if not messages:
             return "messages: at least one message is required"
+        if thinking.get("type") == "enabled" and (fault := self._unthought(messages)) is not None:
+            return fault
         open_calls: list[str] = []
         for at, message in enumerate(messages):
             content = message["content"]
@@ -117,6 +119,20 @@ class MessagesWire:
             return (
                 f"messages.{len(messages) - 1}: `tool_use` ids were found without `tool_result` blocks immediately "
                 f"after: {', '.join(open_calls)}."
+            )
+        return None
+
+    def _unthought(self, messages: list[Json]) -> str | None:
+        """The last turn has to begin with its thought, where results of its calls follow."""
+        spoken = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+        if not spoken or isinstance(content := messages[spoken[-1]]["content"], str):
+            return None
+        kinds = [block["type"] for block in content]
+        if "tool_use" in kinds and kinds[0] not in ("thinking", "redacted_thinking"):
+            return (
+                f"messages.{spoken[-1]}.content.0.type: Expected `thinking` or `redacted_thinking`, but found "
+                f"`{kinds[0]}`. When `thinking` is enabled, a final `assistant` message must start with a thinking "
+                "block."
             )
         return None
 
