@@ -123,6 +123,7 @@ ALLOWED = {
         ),
         "JSON for the parent process, through a pipe, and a log that is a file",
     ),
+    "swarm/tools/page_text.py": "a page's text for the parent process, through a pipe, which cleans it",
 }
 MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`
     "main.py": {"sys.stderr.write("},  # a constant, for a Python that can import nothing of ours
