@@ -19,10 +19,10 @@ from swarm.agent.function_tools import FunctionHost, Tool
 from swarm.agent.session import (
     DEFAULT_TURNS,
     AfterTool,
+    AgentListener,
     Approver,
     BeforeTool,
     Decider,
-    Listener,
     Session,
     SessionOptions,
     refuse_all,
@@ -168,7 +168,7 @@ class Agent:
             await stack.enter_async_context(host)
         return Session(name, options, messages, keep)
 
-    async def run(self, prompt: str, listener: Listener | None = None) -> RunEnded:
+    async def run(self, prompt: str, listener: AgentListener | None = None) -> RunEnded:
         """Do what `prompt` asks in a session of its own. Raises SwarmError where that fails."""
         async with self.session() as session:
             if listener is not None:

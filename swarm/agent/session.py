@@ -54,7 +54,7 @@ ABORTED: Final = "not executed: the run was aborted"
 LOST: Final = "the agent ended before it kept a result: this may have been executed, in part or in whole"
 INTERRUPTED: Final = "aborted while it ran: what it had done until then stays"
 
-Listener = Callable[[AgentEvent], None]
+AgentListener = Callable[[AgentEvent], None]
 SessionState = Literal["idle", "asking", "executing", "waiting"]
 Approver = Callable[[ToolDefinition, Mapping[str, JsonValue]], Awaitable[ApprovalAnswer]]
 Decider = Callable[[StepVoted], Awaitable[UndecidedAnswer]]
@@ -113,7 +113,7 @@ class Session:
         self._options = options
         self._messages: list[ModelMessage] = list(messages)
         self._keep = keep
-        self._listeners: list[Listener] = []
+        self._listeners: list[AgentListener] = []
         self._queue: list[tuple[str, When]] = []
         self._work: asyncio.Task[RunEnded] | None = None
         self._step = 0
@@ -124,7 +124,7 @@ class Session:
         """The conversation so far, as pydantic-ai's messages."""
         return tuple(self._messages)
 
-    def subscribe(self, listener: Listener) -> Callable[[], None]:
+    def subscribe(self, listener: AgentListener) -> Callable[[], None]:
         """Tell `listener` everything from now on; the function that is returned ends it.
 
         What a listener raises ends the run, as an error of the run itself does.

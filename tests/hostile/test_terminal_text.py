@@ -120,6 +120,7 @@ ALLOWED = {
             "swarm/engines/mlx/library.py",
             "swarm/engines/hosted/host.py",
             "swarm/tools/search_worker.py",
+            "swarm/tools/page_text.py",
         ),
         "JSON for the parent process, through a pipe, and a log that is a file",
     ),
@@ -136,6 +137,12 @@ MENTIONS = {  # of a stream: whether it is a terminal, to hand it to `output`
     "swarm/commands/live_part.py": {"LivePart(sys.stdout)", "may_redraw(sys.stdout"},
     "swarm/commands/top.py": {"may_redraw(sys.stdout", "console(sys.stdout)", "terminal_size(sys.stdout)"},
     "swarm/commands/running_models.py": {"may_redraw(sys.stdout", "console(sys.stdout"},
+    "swarm/commands/agent_screen.py": {
+        "is_terminal(sys.stdout)",
+        "may_redraw(sys.stdout",
+        "show_progress(sys.stdout",
+        "write(sys.stdout, json.dumps(",
+    },
     "swarm/commands/vote.py": {"Screen(sys.stdout", "may_redraw(sys.stdout"},
 }
 STREAMS = {"stdout", "stderr", "__stdout__", "__stderr__"}

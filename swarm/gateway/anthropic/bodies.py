@@ -188,7 +188,7 @@ Turn = Annotated[
 ]
 
 
-class Tool(Part):
+class MessagesTool(Part):
     """A function of the client's. The tools that Anthropic hosts or has trained its models on have no schema."""
 
     name: Annotated[str, Field(min_length=1, max_length=256)]
@@ -197,7 +197,7 @@ class Tool(Part):
     strict: bool | None = None
 
     @model_validator(mode="after")
-    def _finite(self) -> Tool:
+    def _finite(self) -> MessagesTool:
         if not is_finite(self.input_schema):
             raise ValueError("the schema has a number that is not finite")
         return self
@@ -267,7 +267,7 @@ class PromptBody(Body):
     model: RequestedModel
     messages: Annotated[list[Turn], Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)]
     system: str | Annotated[list[TextBlock], Field(max_length=MAX_PARTS, fail_fast=True)] | None = None
-    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
+    tools: Annotated[list[MessagesTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: MessagesToolChoice | None = None
     thinking: Thinking | None = None
 
