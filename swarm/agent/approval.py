@@ -22,13 +22,13 @@ class Approved:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class NotApproved:
     """It may not run; `why` is told to the model."""
 
     why: str = ""
 
 
-ApprovalAnswer = Approved | Refused
+ApprovalAnswer = Approved | NotApproved
 UndecidedAnswer = Literal["go on", "again", "stop"]
 
 

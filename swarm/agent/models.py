@@ -35,6 +35,7 @@ from swarm import VERSION
 from swarm.agent.agent import ModelChoice
 from swarm.agent.history import as_taken
 from swarm.agent.provider_errors import AskedProvider, translated, wait_before_again
+from swarm.agent.swarm_model import Sleep, Tell
 from swarm.engines.upstream.address import parse_upstream, proxy_to
 from swarm.errors import SetupError, SwarmError, UpstreamFailed
 from swarm.providers import (
@@ -75,10 +76,8 @@ ENDPOINTS: Final = ("/chat/completions", "/responses", "/v1/messages", "/models"
 NOT_CUSTOM: Final = frozenset({"connection", "content-length", "host", "transfer-encoding"})
 _HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110's token
 
-_Answer = TypeVar("_Answer")
+_Result = TypeVar("_Result")
 _opened: ContextVar[list[httpx2.Response] | None] = ContextVar("opened", default=None)  # by the stream that is read
-Tell = Callable[[str], None]
-Sleep = Callable[[float], Awaitable[None]]
 Http = Callable[[], httpx2.AsyncClient]
 
 
@@ -599,7 +598,7 @@ class ProviderModel(WrapperModel):
             except (ModelAPIError, UnexpectedModelBehavior) as error:  # what has been shown cannot be begun anew
                 raise self._translated(error) from error
 
-    async def _patiently(self, ask: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    async def _patiently(self, ask: Callable[[], Awaitable[_Result]]) -> _Result:
         """The answer, asked for twice where that is worth it. What an SDK trips over is a broken protocol."""
         try:
             return await ask()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import JsonValue
 
 from federation.tasks import cancel_and_wait
-from swarm.agent.approval import ApprovalAnswer, ApprovalRules, Refused, UndecidedAnswer, refusal
+from swarm.agent.approval import ApprovalAnswer, ApprovalRules, NotApproved, UndecidedAnswer, refusal
 from swarm.agent.call_checks import AskedCall, CheckedCall, batches, check_arguments, check_call
 from swarm.agent.events import (
     AgentEvent,
@@ -64,7 +64,7 @@ AfterTool = Callable[[str, Mapping[str, JsonValue], ToolResult], Awaitable[ToolR
 
 async def refuse_all(tool: ToolDefinition, _: Mapping[str, JsonValue]) -> ApprovalAnswer:
     """Nobody is there to ask."""
-    return Refused(f"nobody is there to be asked whether {tool.name} may run")
+    return NotApproved(f"nobody is there to be asked whether {tool.name} may run")
 
 
 async def stop_undecided(_: StepVoted) -> UndecidedAnswer:
@@ -333,7 +333,7 @@ class Session:
         self.state = "waiting"
         with self._waiting():
             answer = await self._options.approve(definition, arguments)
-        if isinstance(answer, Refused):
+        if isinstance(answer, NotApproved):
             return replace(call, problem=refusal(answer.why))
         if answer.always:
             self.rules = self.rules.with_granted(definition.name)

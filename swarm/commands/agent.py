@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from pydantic import JsonValue
 
 from swarm.agent.agent import Agent, ModelChoice, require_pydantic_ai
-from swarm.agent.approval import ApprovalAnswer, Approved, Refused, UndecidedAnswer, unknown_grants
+from swarm.agent.approval import ApprovalAnswer, Approved, NotApproved, UndecidedAnswer, unknown_grants
 from swarm.agent.events import EndReason, RunEnded, StepVoted, When
 from swarm.agent.session import DEFAULT_TURNS, Session, refuse_all, stop_undecided
 from swarm.agent.sessions_on_disk import SessionFile, SessionFiles, StoredSession, list_lines
@@ -106,7 +106,7 @@ def agent(api: NodeApi, words: Sequence[str], options: AgentOptions, folder: Pat
     host = make_host(options, root)
     require_pydantic_ai()
     choice = provider_model(options)
-    return asyncio.run(_Run(api, options, files, root, resumed).whole(prompt.strip(), host, choice))
+    return asyncio.run(_AgentCommand(api, options, files, root, resumed).whole(prompt.strip(), host, choice))
 
 
 def _root_of(stored: StoredSession) -> Path:
@@ -117,7 +117,7 @@ def _root_of(stored: StoredSession) -> Path:
     return root
 
 
-class _Run:
+class _AgentCommand:
     """One run of the command: the session, the terminal, and what is typed."""
 
     def __init__(
@@ -264,7 +264,7 @@ class _Run:
         while True:
             line = await self._answer(approval_question(tool.name, arguments))
             if line is None:
-                return Refused("nobody is there any more")
+                return NotApproved("nobody is there any more")
             if line.strip().lower() in ("e", "edit"):
                 edited = await self._answer(f"    the arguments as JSON, now: {json.dumps(arguments)}")
                 if edited is not None and (found := read_edited(edited)) is not None:

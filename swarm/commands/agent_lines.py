@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from federation.printable_text import clean_line, cut
-from swarm.agent.approval import ApprovalAnswer, Approved, Refused, UndecidedAnswer
+from swarm.agent.approval import ApprovalAnswer, Approved, NotApproved, UndecidedAnswer
 from swarm.agent.events import EndReason, RunEnded, StepVoted, ToolAsked, ToolDone
 from swarm.agent.step_vote import why_undecided
 from swarm.commands.chat_answer import vote_line
@@ -106,7 +106,7 @@ def read_approval(line: str) -> ApprovalAnswer | None:
         case "a" | "always":
             return Approved(always=True)
         case "n" | "no":
-            return Refused(rest.strip())
+            return NotApproved(rest.strip())
         case _:
             return None
 

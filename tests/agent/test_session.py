@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from swarm.agent import Agent, Tool, turns
-from swarm.agent.approval import ApprovalAnswer, Approved, Refused, UndecidedAnswer
+from swarm.agent.approval import ApprovalAnswer, Approved, NotApproved, UndecidedAnswer
 from swarm.agent.events import AgentEvent, ResultsCut, RunEnded, RunFailed, Steered, StepVoted, ToolDone, as_json
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
 from swarm.generation import GenerationRequest
@@ -206,7 +206,7 @@ async def test_a_sequential_run_executes_one_call_after_the_other() -> None:
 
 async def test_people_allow_once_always_not_at_all_or_something_else() -> None:
     answers: list[ApprovalAnswer] = [
-        Approved(), Refused("too dangerous"), Approved(arguments={"n": "7"}), Approved(arguments={"n": "x"}),
+        Approved(), NotApproved("too dangerous"), Approved(arguments={"n": "7"}), Approved(arguments={"n": "x"}),
         Approved(always=True),
     ]  # fmt: skip
     questions: list[object] = []
