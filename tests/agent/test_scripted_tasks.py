@@ -34,6 +34,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 DONE = Say("done")
 OUTPUT_WITH_REMARK_CHARS = MAX_OUTPUT_CHARS + 200  # the line that says what was cut, and the exit code
 CHECK = "#!/bin/sh\n. ./sum.sh\n[ \"$(add 2 3)\" = 5 ] && echo '1 passed' || { echo '1 failed: 2 + 3'; exit 1; }\n"
+SECONDS_OF_THIS_RUN = 100 * (
+    10_000_000 + os.getpid()
+)  # to sleep: a mark of this run's processes, whoever runs beside it
 BROKEN_SUM = "add() { echo $(($1 - $2)); }\n"
 
 
@@ -143,6 +146,7 @@ async def test_each_step_is_voted_on(shop: Shop) -> None:
     assert [event["step"] for event in job.of("vote")] == [1, 2, 3]
     assert all(event["decided"] for event in job.of("vote"))
     assert all(event["account"]["votes"] >= 2 for event in job.of("vote")[:2])
+    assert [event["account"]["wanted"] for event in job.of("vote")] == [3, 3, 3]
 
 
 async def test_text_is_replaced(shop: Shop) -> None:
@@ -334,14 +338,15 @@ async def test_arguments_that_are_no_json_are_told(shop: Shop) -> None:
 
 
 async def test_a_command_that_hangs_is_ended_with_all_that_it_started(shop: Shop) -> None:
-    command = "(setsid sleep 86123 &) ; sleep 86123"
+    duration = str(SECONDS_OF_THIS_RUN)
+    command = f"(setsid sleep {duration} &) ; sleep {duration}"
     part = in_turn(call("bash", command=command, timeout_s=1), call("bash", command="echo on"), DONE)
     job = await shop.do("wait for ever", part, "--yes", "bash")
     first, second = job.results
     assert first["timed_out"]
     assert "[ended: the time was up" in job.read_by_model[0]
     assert (second["exit_code"], second["output"].strip()) == (0, "on")
-    assert not running("86123")
+    assert not running(duration)
 
 
 async def test_a_voter_that_would_destroy_is_outvoted(shop: Shop) -> None:
@@ -484,7 +489,7 @@ async def test_an_agent_that_is_ended_takes_its_command_along_and_can_be_taken_u
     shop: Shop, number: signal.Signals
 ) -> None:
     """A call that was under way has a result when the session goes on: a model may not be asked without one."""
-    task, duration = f"be ended by {number.name}", str(86_200 + number)
+    task, duration = f"be ended by {number.name}", str(SECONDS_OF_THIS_RUN + number)
 
     async def end(child: int, scratch: Scratch) -> None:
         await eventually((scratch.repository / "begun").exists)
