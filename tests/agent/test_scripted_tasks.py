@@ -34,9 +34,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 DONE = Say("done")
 OUTPUT_WITH_REMARK_CHARS = MAX_OUTPUT_CHARS + 200  # the line that says what was cut, and the exit code
 CHECK = "#!/bin/sh\n. ./sum.sh\n[ \"$(add 2 3)\" = 5 ] && echo '1 passed' || { echo '1 failed: 2 + 3'; exit 1; }\n"
-SECONDS_OF_THIS_RUN = 100 * (
-    10_000_000 + os.getpid()
-)  # to sleep: a mark of this run's processes, whoever runs beside it
+SECONDS_OF_THIS_RUN = 100 * (10_000_000 + os.getpid())  # to sleep: marks its processes, whoever else runs here
 BROKEN_SUM = "add() { echo $(($1 - $2)); }\n"
 
 
