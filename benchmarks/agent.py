@@ -6,7 +6,8 @@ Part `steps`: the agent works through a chain of steps, each a call that five vo
 tool that answers at once; the node is a process of its own. Then the very bodies that it sent are sent again in their
 order by a plain HTTP client, which reads the streams to their ends: the model's own time, the node's included. The
 difference of the two by the number of steps is what the agent adds: pydantic-ai, the schema checks, the events, the
-messages that grow. Once with words and thoughts in each answer, as models write them, and once with the call alone.
+messages that grow. Of the processor it is told as well, which says more where other programs run beside. Once with the
+call alone, and once with words and thoughts in each answer: all at once, where a model takes its time for each.
 
 Part `imports`: seconds that processes take, as ratios to a bare interpreter of the same run.
 """
@@ -22,7 +23,6 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
 
 import aiohttp
 import httpx2
@@ -34,6 +34,7 @@ sys.path.insert(0, str(ROOT))
 from swarm.agent import Agent, ModelChoice, Tool
 from swarm.agent.events import StepVoted
 from swarm.agent.step_vote import StepVotes
+from swarm.agent.swarm_model import SwarmModel, make_swarm_model, swarm_settings
 from swarm.engines.engine import EngineSpec
 from swarm.errors import SwarmError
 from tests.doubles.played_engine import Call, Conversation, PlayedEngine, Say, calls
@@ -91,10 +92,12 @@ def played_node(steps: int) -> Generator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One chain: milliseconds a step through the agent, and as a plain client asks."""
+    """One chain: milliseconds a step through the agent, and as a plain client asks; and of the processor here."""
 
     agent_ms: float
     plain_ms: float
+    agent_cpu_ms: float
+    plain_cpu_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,27 +105,33 @@ class Bench:
     """An agent, whose requests are noted, and a plain client of the same node."""
 
     url: str
-    agent: Agent
-    noted: list[bytes]
+    model: SwarmModel
     http: aiohttp.ClientSession
 
     async def round(self, task: str, steps: int) -> Round:
         """Work through the chain, and ask the same again. Raises SwarmError where it went another way."""
-        self.noted.clear()
+        noted: list[bytes] = []
         votes: list[StepVoted] = []
-        async with self.agent.session() as session:
+        choice = ModelChoice(self.model, "swarm", settings=dict(swarm_settings(StepVotes(VOTES))))
+        agent = Agent(choice, tools=[Tool(look, reads_only=True)], max_turns=steps + 1)
+
+        async def note(request: httpx2.Request) -> None:
+            noted.append(request.content)
+
+        async with agent.session() as session:
+            self.model.client._client.event_hooks["request"].append(note)
             session.subscribe(lambda event: votes.append(event) if isinstance(event, StepVoted) else None)
-            began = time.perf_counter()
+            began, cpu_began = time.perf_counter(), time.process_time()
             ended = await session.run(task)
-            agent_s = time.perf_counter() - began
-        if ended.reason != "done" or not len(votes) == len(self.noted) == steps + 1:
-            raise SwarmError(f"{ended.reason} after {len(votes)} votes and {len(self.noted)} requests, not {steps + 1}")
-        began = time.perf_counter()
-        for body in self.noted:
+            agent_s, agent_cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
+        if ended.reason != "done" or not len(votes) == len(noted) == steps + 1:
+            raise SwarmError(f"{ended.reason} after {len(votes)} votes and {len(noted)} requests, not {steps + 1}")
+        began, cpu_began = time.perf_counter(), time.process_time()
+        for body in noted:
             await self._ask(body)
-        plain_s = time.perf_counter() - began
+        plain_s, plain_cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
         scale = 1000 / (steps + 1)
-        return Round(agent_s * scale, plain_s * scale)
+        return Round(agent_s * scale, plain_s * scale, agent_cpu_s * scale, plain_cpu_s * scale)
 
     async def _ask(self, body: bytes) -> None:
         sent = {"Content-Type": "application/json"}
@@ -132,26 +141,15 @@ class Bench:
 
 
 @asynccontextmanager
-async def benched(url: str, steps: int) -> AsyncGenerator[Bench]:
-    from swarm.agent.swarm_model import make_swarm_model, swarm_settings
-
-    noted: list[bytes] = []
-
-    async def note(request: httpx2.Request) -> None:
-        noted.append(request.content)
-
-    model = make_swarm_model(url, "swarm")
-    model.client._client.event_hooks["request"].append(note)
-    choice = ModelChoice(model, "swarm", cast("dict[str, Any]", swarm_settings(StepVotes(VOTES))))
-    agent = Agent(choice, tools=[Tool(look, reads_only=True)], max_turns=steps + 1)
+async def benched(url: str) -> AsyncGenerator[Bench]:
     async with aiohttp.ClientSession() as http:
-        yield Bench(url, agent, noted, http)
+        yield Bench(url, make_swarm_model(url, "swarm"), http)
 
 
 async def step_rounds(task: str, steps: int, rounds: int, warm_ups: int = 1) -> list[Round]:
     """So many chains, a session each: what has been said before is no part of the next."""
     with played_node(steps) as url:
-        async with benched(url, steps) as bench:
+        async with benched(url) as bench:
             return [await bench.round(task, steps) for _ in range(-warm_ups, rounds)][warm_ups:]
 
 
@@ -165,6 +163,11 @@ def step_figures(steps: int, rounds: int) -> list[Figure]:
             Figure(f"{task}: the same requests, a plain client", "ms", tuple(each.plain_ms for each in found)),
             Figure(
                 f"**{task}: added a step**", "ms", tuple(each.agent_ms - each.plain_ms for each in found), TARGET
+            ),
+            Figure(
+                f"{task}: added to a step, of the processor",
+                "ms",
+                tuple(each.agent_cpu_ms - each.plain_cpu_ms for each in found),
             ),
         ]  # fmt: skip
     return figures
