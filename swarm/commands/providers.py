@@ -164,8 +164,13 @@ async def check(
     as_json: bool,
 ) -> int:
     """Ask `provider` for one token, after saying what it costs; the exit code. Raises as `check_provider` does."""
+    found: tuple[ListedModel, ...] = ()
     async with ProviderCatalogue(folder) as catalogue:
-        found = await _models_known(catalogue, provider, key, base_url)
+        try:
+            found = (await listed(catalogue, provider, key, base_url)).models
+        except SwarmError as error:  # a provider without a list may answer all the same
+            if isinstance(error, Unauthorized) and model is None:
+                raise
     if model is None:
         if (cheapest := least_costly(found)) is None:
             raise SetupError(f"which model of {provider.title} is to be asked? Name one: --model NAME")
@@ -197,18 +202,6 @@ async def check(
     else:
         say(f"it works: {clean_line(model)} answered in {ms} ms")
     return 0
-
-
-async def _models_known(
-    catalogue: ProviderCatalogue, provider: Provider, key: str | None, base_url: str | None
-) -> tuple[ListedModel, ...]:
-    """Its models, as far as they can be told: a provider without a list may work all the same."""
-    try:
-        return (await listed(catalogue, provider, key, base_url)).models
-    except Unauthorized:
-        raise
-    except SwarmError:
-        return ()
 
 
 def least_costly(models: Sequence[ListedModel]) -> ListedModel | None:
