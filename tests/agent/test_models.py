@@ -570,7 +570,7 @@ async def test_no_log_and_no_error_has_the_key(row: Case, caplog: pytest.LogCapt
             assert "you sent [secret] as your key" in str(caught.value)
             assert "\x1b" not in str(caught.value)
     assert KEY not in caplog.text
-    assert KEY not in repr(model.place)
+    assert KEY not in f"{model!r} {model.place!r} {model.provider!r}"
 
 
 # Addresses
