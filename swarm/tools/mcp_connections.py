@@ -187,9 +187,10 @@ class ProcessConnection:
         return f"; the last that it wrote is: {self._last_words}" if self._last_words else ""
 
     def _heard(self, piece: bytes) -> None:
-        lines = [words for line in piece[-8192:].splitlines() if (words := clean_line(line.decode(errors="replace")))]
-        if lines:
-            self._last_words = lines[-1][:MAX_LAST_WORDS]
+        for line in reversed(piece[-2048:].splitlines()):
+            if words := clean_line(line[: 2 * MAX_LAST_WORDS].decode(errors="replace")):
+                self._last_words = words[:MAX_LAST_WORDS]
+                return
 
     async def _take_line(self, line: bytes) -> None:
         try:

@@ -45,6 +45,7 @@ from swarm.tools.tool import DEFAULT_TIMEOUT_S, MOST_AT_ONCE, MOST_TIMEOUT_S, To
 
 FAILED_CALL: Final = 1
 MAX_RETRY_S: Final = 300.0
+MAX_LISTED_TOOLS: Final = 1000  # of a server that are looked at, to find those that are allowed
 MAX_TOLD_CHARS: Final = 300  # of the names of a server's tools
 
 log = logging.getLogger(__name__)
@@ -216,7 +217,7 @@ class McpToolHost:
                 raise BadRequest(f"{tool.definition.name}: {error}", param="arguments") from error
             return ToolResult(f"MCP server {self.name} answered with error {error.code}: {error}", FAILED_CALL)
         self._failures = 0
-        text, failed = call_text(answer)
+        text, failed = await asyncio.to_thread(call_text, answer)
         ends = OutputEnds()
         ends.feed(text.encode(errors="replace"))
         output, truncated = ends.text()
@@ -349,9 +350,10 @@ class McpToolHost:
             params: JsonObject = {} if cursor is None else {"cursor": cursor}
             page, cursor = page_of_tools(await link.connection.ask("tools/list", params, link.revision))
             listed += page
-            if cursor is None:
+            if cursor is None or len(listed) > MAX_LISTED_TOOLS:
                 break
-        tools, left_out = tools_of(self.name, listed, self._server.tools)
+        shown = listed[:MAX_LISTED_TOOLS]
+        tools, left_out = await asyncio.to_thread(tools_of, self.name, shown, self._server.tools)
         before, self._tools = self._tools, {tool.definition.name: tool for tool in tools}
         if not before or before.keys() != self._tools.keys():
             several = "" if len(tools) == 1 else "s"

@@ -37,6 +37,7 @@ MAX_PARAMETERS_BYTES: Final = 16 << 10  # the schema of one tool's arguments
 MAX_PARAMETER_TEXT_CHARS: Final = 300  # of a description in it
 MAX_PARAMETERS_DEPTH: Final = 16
 MAX_REASON_CHARS: Final = 300  # of what a server says went wrong
+MAX_PARTS: Final = 256  # of one result
 
 _VERSION_KEY: Final = "io.modelcontextprotocol/protocolVersion"
 _CLIENT_KEY: Final = "io.modelcontextprotocol/clientInfo"
@@ -273,7 +274,10 @@ def page_of_tools(result: Mapping[str, JsonValue]) -> tuple[Sequence[JsonValue],
 def tools_of(
     server: str, listed: Sequence[JsonValue], allowed: Collection[str] | None
 ) -> tuple[tuple[ServerTool, ...], tuple[str, ...]]:
-    """The tools that are taken of those that a server lists, and what is left out, in words for its owner."""
+    """The tools that are taken of those that a server lists, and what is left out, in words for its owner.
+
+    For hostile ones it takes seconds.
+    """
     found: dict[str, ServerTool] = {}
     problems: list[str] = []
     for entry in listed:
@@ -349,7 +353,7 @@ def cleaned_parameters(schema: JsonObject) -> JsonObject:
 
 def shortened(text: str, most_chars: int) -> str:
     """A stranger's words: clean, and not longer than that."""
-    words = clean_text(text[: 4 * most_chars]).strip()
+    words = clean_text(text[: 2 * most_chars]).strip()
     return words if len(words) <= most_chars else words[: most_chars - 1].rstrip() + "…"
 
 
@@ -360,7 +364,9 @@ def call_text(result: Mapping[str, JsonValue]) -> tuple[str, bool]:
     content = result.get("content")
     if not isinstance(content, list):
         raise McpProblem("answered a call without content")
-    parts = [_said(part) for part in content if isinstance(part, dict)]
+    parts = [_said(part) for part in content[:MAX_PARTS] if isinstance(part, dict)]
+    if len(content) > MAX_PARTS:
+        parts.append(f"[{len(content) - MAX_PARTS} more parts left out]")
     if not any(parts) and "structuredContent" in result:
         try:
             parts = [json.dumps(result["structuredContent"], ensure_ascii=False)]
@@ -376,14 +382,17 @@ def _said(part: JsonObject) -> str:
         case "text":
             return str(part.get("text", ""))
         case "image" | "audio":
-            return f"[{kind} left out: {clean_line(str(part.get('mimeType', '')))[:80]}]"
+            return f"[{kind} left out: {_named(part, 'mimeType')}]"
         case "resource_link":
-            return f"[{clean_line(str(part.get('uri', '')))[:MAX_REASON_CHARS]}]"
+            return f"[{_named(part, 'uri')}]"
         case "resource":
             inner = part.get("resource")
             resource: JsonObject = inner if isinstance(inner, dict) else {}
             text = resource.get("text")
-            where = clean_line(str(resource.get("uri", "")))[:MAX_REASON_CHARS]
-            return str(text) if isinstance(text, str) else f"[{where} left out: it is no text]"
+            return text if isinstance(text, str) else f"[{_named(resource, 'uri')} left out: it is no text]"
         case _:
             return ""
+
+
+def _named(part: JsonObject, key: str) -> str:
+    return clean_line(str(part.get(key, ""))[: 2 * MAX_REASON_CHARS])[:MAX_REASON_CHARS]

@@ -15,6 +15,7 @@ from urllib.parse import urljoin
 MOST_CPU_S = 60  # of the process, whoever has forgotten it
 MOST_MEMORY_BYTES = 1 << 30
 MOST_LINK_CHARS = 500  # a longer address is a form that was sent, or data
+MOST_TEXT_CHARS = 2_000_000  # what a page of 1 MB says; addresses of links can make it many times as long
 MOST_OPEN = 512  # elements within each other; what is nested deeper stands in none
 
 _UNREAD = frozenset(
@@ -237,7 +238,7 @@ def main() -> None:
         pass
     page = sys.stdin.buffer.read().decode("utf-8", errors="replace")
     text = page_text(page, sys.argv[1] if len(sys.argv) > 1 else "")
-    sys.stdout.buffer.write(text.encode("utf-8", errors="replace"))
+    sys.stdout.buffer.write(text[:MOST_TEXT_CHARS].encode("utf-8", errors="replace"))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ MAX_PAGE_BYTES: Final = 1_000_000  # of a page, unpacked: what is longer is read
 MAX_REDIRECTS: Final = 5
 MAX_SHOWN_URL_CHARS: Final = 300
 MAX_WEB_URL_CHARS: Final = 2048
-MAX_READ_ON: Final = 2 * MAX_PAGE_BYTES  # characters of a text; entities and addresses of links make it longer
+MAX_READ_ON: Final = page_text.MOST_TEXT_CHARS
 MOST_KEPT: Final = 4  # pages, for who goes on reading
 FAILED: Final = 1
 
@@ -221,7 +221,7 @@ async def _read(response: aiohttp.ClientResponse, url: str) -> _Fetched:
 
 
 async def _text_of(found: _Fetched) -> str:
-    """What it says, clean. Raises _Unreadable for what is no text."""
+    """What it says, not cleaned yet: a million characters take seconds. Raises _Unreadable for what is no text."""
     kind = found.content_type
     if kind in _UNKNOWN and b"\0" not in found.body:
         kind = "text/html" if _is_page(found.body) else "text/plain"
@@ -231,7 +231,7 @@ async def _text_of(found: _Fetched) -> str:
     if "16" not in charset and b"\0" in found.body:
         raise _Unreadable(f"says that it is {clean_line(kind)[:100]}, and is no text")
     text = found.body.decode(charset, errors="replace")
-    return clean_text(await read_page(text, found.url) if kind in _PAGES else text)
+    return await read_page(text, found.url) if kind in _PAGES else text
 
 
 def _is_page(body: bytes) -> bool:
@@ -277,6 +277,7 @@ async def read_page(page: str, address: str) -> str:
 
 def _shown(found: _Fetched, text: str, offset: int) -> ToolResult:
     """The part of `text` that there is room for, and how to go on."""
+    is_cut = found.cut or len(text) >= page_text.MOST_TEXT_CHARS
     size = f"{len(text)} characters" + (f" of its first {MAX_PAGE_BYTES // 1000} KB" if found.cut else "")
     kind = clean_line(found.content_type or "no type")[:100]
     head = f"[{clean_line(found.url)[:MAX_SHOWN_URL_CHARS]} · {kind} · {size}]"
@@ -285,11 +286,11 @@ def _shown(found: _Fetched, text: str, offset: int) -> ToolResult:
         head += f"\n[{found.status} {clean_line(found.reason)[:100]}]"
     if offset and offset >= len(text):
         return ToolResult(f"{head}\n[there is nothing from character {offset} on]", FAILED)
-    shown = text[offset : offset + MAX_OUTPUT_CHARS - len(head) - 1]
-    left = len(text) - offset - len(shown)
+    end = min(len(text), offset + MAX_OUTPUT_CHARS - len(head) - 1)
+    shown, left = clean_text(text[offset:end]), len(text) - end
     if left:
-        shown += f"\n[… {left} more characters; go on with offset {offset + len(shown)} …]"
-    return ToolResult(f"{head}\n{shown}", FAILED if wrong else 0, truncated=bool(left) or found.cut)
+        shown += f"\n[… {left} more characters; go on with offset {end} …]"
+    return ToolResult(f"{head}\n{shown}", FAILED if wrong else 0, truncated=bool(left) or is_cut)
 
 
 def _failed(url: str, why: str) -> ToolResult:

@@ -172,6 +172,8 @@ def test_only_so_many_and_those_that_are_allowed() -> None:
             False,
         ),
         ({"content": ["x", {"type": "new"}, {}]}, "", False),
+        ({"content": [{"type": "resource_link", "uri": "u" * 9_000_000}]}, f"[{'u' * 300}]", False),
+        ({"content": [{"type": "text", "text": ""}] * 300}, "[44 more parts left out]", False),
         ({"content": [], "isError": "yes"}, "", False),
     ],
 )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.tools import page_text as module
-from swarm.tools.page_text import page_text
+from swarm.tools.page_text import MOST_TEXT_CHARS, page_text
 
 HERE = "https://site.org/docs/page.html"
 
@@ -119,3 +119,13 @@ def test_the_file_runs_by_itself() -> None:
     done = subprocess.run(command, input=page, capture_output=True, env={}, check=True, timeout=60)
     assert done.stdout.decode() == "grün <https://site.org/x>"
     assert done.stderr == b""
+
+
+def test_a_page_cannot_say_many_times_what_it_is_long() -> None:
+    """Short links beside a long address of the page become long ones."""
+    address = f"https://site.org/{'b' * 400}/"
+    page = "".join(f"<a href={number}>w</a>" for number in range(20_000))
+    command = [sys.executable, "-I", "-S", str(Path(module.__file__)), address]
+    done = subprocess.run(command, input=page.encode(), capture_output=True, env={}, check=True, timeout=60)
+    assert len(page_text(page, address)) > 4 * MOST_TEXT_CHARS
+    assert len(done.stdout.decode()) == MOST_TEXT_CHARS
