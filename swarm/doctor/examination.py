@@ -75,6 +75,13 @@ def _tools(settings: Settings) -> Iterator[Finding]:
     choice = AUTO if settings.tools_sandbox is None else parse_sandbox(settings.tools_sandbox)
     found = find_sandbox(choice, unsandboxed=settings.tools_unsandboxed)
     yield machine_checks.check_sandbox(found, plan is not None and "bash" in plan.names)
+    if settings.mcp.servers:
+        try:
+            servers = machine_probes.probe_mcp_servers(settings, plan, found)
+        except SetupError as error:
+            yield fail("MCP server", str(error), "correct it: a node does not start with it")
+        else:
+            yield from map(machine_checks.check_mcp_server, servers)
 
 
 def examine_network(settings: Settings) -> Iterator[Finding]:

@@ -108,6 +108,26 @@ def check_sandbox(found: Sandbox | NoSandbox, asked: bool) -> Finding:
     return ok("sandbox", f"a command ran in {found.title}: agents and tool hosts have `bash`")
 
 
+@dataclass(frozen=True, slots=True)
+class McpServerFacts:
+    """An MCP server of others: how many tools it has, or its `problem`, which completes "NAME ..."."""
+
+    name: str
+    tools: int = 0
+    problem: str | None = None
+
+
+def check_mcp_server(server: McpServerFacts) -> Finding:
+    if server.problem is not None:
+        return warn(
+            "MCP server",
+            f"{server.name} {server.problem}",
+            f"correct [mcp.servers.{server.name}] in the configuration, or start what it needs: docs/tools.md",
+        )
+    several = "" if server.tools == 1 else "s"
+    return ok("MCP server", f"{server.name} was asked, and has {server.tools} tool{several}")
+
+
 def check_keys(files: Sequence[SecretFile]) -> Finding:
     for file in files:
         if file.problem is not None:

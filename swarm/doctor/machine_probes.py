@@ -18,16 +18,22 @@ from typing import Final
 
 from federation.errors import IdentityError
 from federation.identity import IDENTITY_FILE, load_identity
-from swarm.doctor.machine_checks import DataFolder, EngineFacts, SecretFile
+from swarm.doctor.machine_checks import DataFolder, EngineFacts, McpServerFacts, SecretFile
 from swarm.engines.engine import EngineSpec
 from swarm.engines.registry import load_engine
 from swarm.errors import SetupError, SwarmError
 from swarm.generation import Delta, GenerationRequest
 from swarm.node.access import read_key_file
+from swarm.node.settings import Settings
+from swarm.node.tools import opened_servers
 from swarm.registry.embedded import embedded_model_path
 from swarm.registry.gguf_header import is_later_part, read_gguf
+from swarm.tools.plan import ToolPlan
+from swarm.tools.sandbox import Sandbox
+from swarm.tools.sandboxed_process import NoSandbox
 
 ENGINE_TIMEOUT_S: Final = 60.0  # takes a second; a slow board with a cold disk needs twenty
+SERVER_TIMEOUT_S: Final = 20.0  # some fetch their own program first
 MAX_MODEL_FILES: Final = 1000  # reading a header takes milliseconds
 DISTRIBUTION: Final = "local-swarm"
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -46,6 +52,28 @@ def probe_engine() -> EngineFacts:
     except (ImportError, OSError) as error:
         return EngineFacts("xllamacpp", 0, 0.0, f"the engine cannot be loaded: {error}")
     return EngineFacts("xllamacpp", tokens, time.monotonic() - began)
+
+
+def probe_mcp_servers(
+    settings: Settings, plan: ToolPlan | None, found: Sandbox | NoSandbox
+) -> tuple[McpServerFacts, ...]:
+    """Connect to the MCP servers of others that the settings name, as a node with this `plan` does, and leave them.
+
+    Raises SetupError where a node would not start with them.
+    """
+
+    async def looked_at() -> tuple[McpServerFacts, ...]:
+        async with opened_servers(settings, plan, found, lambda _: None) as hosts:
+            are_there = await asyncio.gather(*(host.settled(SERVER_TIMEOUT_S) for host in hosts))
+            slow = f"did not say its tools within {SERVER_TIMEOUT_S:.0f} s"
+            return tuple(
+                McpServerFacts(host.name, len(host.tools()))
+                if there
+                else McpServerFacts(host.name, 0, host.problem or slow)
+                for host, there in zip(hosts, are_there, strict=True)
+            )
+
+    return asyncio.run(looked_at())
 
 
 async def _generate() -> int:

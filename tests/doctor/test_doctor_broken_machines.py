@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from dataclasses import replace
@@ -20,10 +22,13 @@ from swarm.doctor.finding import Finding, Level
 from swarm.node.settings import Settings, make_settings
 from swarm.registry import embedded
 from swarm.registry.embedded import embedded_model_path
+from swarm.tools.mcp_servers import McpServerSettings, McpSettings
+from swarm.tools.sandbox import Sandbox
 from swarm.tools.sandboxed_process import NoSandbox
 
 HOUR_S = 3600
 CHECKS = ["engine", "models", "memory", "disk", "sandbox", "keys", "versions"]
+BARE = Sandbox("none", bash=shutil.which("bash") or "/bin/bash")
 NO_BWRAP = NoSandbox("bwrap is not installed", "install the package bubblewrap")
 
 
@@ -78,6 +83,24 @@ def test_a_machine_without_a_sandbox_fails_where_its_node_is_to_run_commands(
 
 def test_tools_that_cannot_be_are_named(settings: Settings) -> None:
     assert "needs --tools-root DIR" in failed(examine_machine(replace(settings, tools=("read",))))["tools"]
+
+
+def test_mcp_servers_are_asked_for_their_tools(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("swarm.doctor.examination.find_sandbox", lambda *_, **__: BARE)
+    program = Path(__file__).parents[1] / "doubles" / "mcp_server_program.py"
+    servers = {
+        "box": McpServerSettings(command=(sys.executable, str(program))),
+        "far": McpServerSettings(url="http://127.0.0.1:1/mcp"),
+    }
+    found = list(examine_machine(replace(settings, mcp=McpSettings(servers))))
+    said = [(finding.level, finding.message) for finding in found if finding.check == "MCP server"]
+    assert said == [
+        (Level.OK, "box was asked, and has 14 tools"),
+        (Level.WARN, "far cannot be asked: Connection refused"),
+    ]
+    monkeypatch.setattr("swarm.doctor.examination.find_sandbox", lambda *_, **__: NO_BWRAP)
+    broken = failed(examine_machine(replace(settings, mcp=McpSettings(servers))))
+    assert "[mcp.servers.box] is a command, and there is no sandbox" in broken["MCP server"]
 
 
 def test_a_key_that_others_can_read_is_named(settings: Settings) -> None:
