@@ -7,6 +7,7 @@ wants the web read. What it is asked leaves this network, so it is no tool that 
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import sys
@@ -131,7 +132,7 @@ class WebFetch:
         except TimeoutError:
             result = ToolResult(f"{clean_line(url)}: no answer within {limit_s:g} s", FAILED, timed_out=True)
         except (aiohttp.ClientError, OSError) as error:
-            result = _failed(url, f"cannot be fetched: {getattr(error, 'os_error', error) or type(error).__name__}")
+            result = _failed(url, f"cannot be fetched: {_reason(error)}")
         except UnicodeError:
             result = _failed(url, "cannot be fetched: its address names no host that there can be")
         except (ValueError, _Unreadable) as error:
@@ -291,6 +292,17 @@ def _shown(found: _Fetched, text: str, offset: int) -> ToolResult:
     if left:
         shown += f"\n[… {left} more characters; go on with offset {end} …]"
     return ToolResult(f"{head}\n{shown}", FAILED if wrong else 0, truncated=bool(left) or is_cut)
+
+
+def _reason(error: Exception) -> str:
+    """Why a connection failed, in the system's own words where it has some."""
+    system = getattr(error, "os_error", error)
+    if isinstance(system, OSError):
+        if system.errno is not None and system.errno in errno.errorcode:
+            return os.strerror(system.errno)
+        if system.strerror:  # of a name server
+            return system.strerror
+    return str(system) or type(error).__name__
 
 
 def _failed(url: str, why: str) -> ToolResult:

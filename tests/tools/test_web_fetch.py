@@ -220,6 +220,13 @@ async def test_a_call_that_is_cancelled_leaves_nothing_behind() -> None:
             await call
 
 
+async def test_a_server_that_is_not_there_is_named_in_the_system_s_words() -> None:
+    with socket.create_server((OUTSIDE, 0)) as listener:
+        port = listener.getsockname()[1]
+    result = await fetched(f"http://{OUTSIDE}:{port}/")
+    assert result.output == f"http://{OUTSIDE}:{port}/ cannot be fetched: Connection refused"
+
+
 # Where it is never led
 
 
