@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
@@ -279,7 +280,8 @@ def _anthropic_settings(fields: Mapping[str, Any], max_output_tokens: int | None
 def http_for(place: ModelAddress, environment: Mapping[str, str]) -> Http:
     """What makes HTTP clients that send to this place alone, and only what is listed in this file.
 
-    No redirect is followed. Proxies of the environment are asked for the internet, as everywhere here.
+    No redirect is followed. Proxies of the environment are asked for the internet, and certificates that it names are
+    trusted in place of the system's, as everywhere here.
     """
     proxy = proxy_to(parse_upstream(place.base, "the base URL"), environment)
     ours = {"user-agent": f"local-swarm/{VERSION}", **key_headers(place), **place.headers}
@@ -300,8 +302,12 @@ def http_for(place: ModelAddress, environment: Mapping[str, str]) -> Http:
         if (opened := _opened.get()) is not None:
             opened.append(response)
 
+    cafile, capath = (environment.get(name) or None for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"))
+    trusted = ssl.create_default_context(cafile=cafile, capath=capath) if cafile or capath else True
+
     def made() -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
+            verify=trusted,
             proxy=proxy,
             trust_env=False,
             follow_redirects=False,

@@ -118,9 +118,9 @@ def translated(error: Exception, asked: AskedProvider, known: Callable[[], Colle
         case ModelTimeoutError():
             return UpstreamFailed(asked.host, "it did not answer in time")
         case ModelConnectionError() if error.phase in ("connect", "pool"):
-            return Unavailable(f"{asked.title} cannot be reached at {asked.host}: {said}")
+            return Unavailable(f"{asked.title} cannot be reached at {asked.host}: {_reason(error, asked)}")
         case ModelConnectionError():
-            return UpstreamFailed(asked.host, f"its answer broke off: {said}")
+            return UpstreamFailed(asked.host, f"its answer broke off: {_reason(error, asked)}")
         case ModelRequestRejectedError():
             return BadRequest(f"{asked.title} refuses the request: {said}")
         case _ if (status := _status(error)) is not None and status < 500:
@@ -136,6 +136,18 @@ def _ours_in(error: BaseException | None) -> SwarmError | None:
             return error
         error = error.__cause__
     return None
+
+
+def _reason(error: BaseException, asked: AskedProvider) -> str:
+    """Why a connection failed: the innermost error that says something. The SDKs' own say "Connection error"."""
+    said = ""
+    inner: BaseException | None = error
+    for _ in range(MOST_CAUSES):
+        if inner is None:
+            break
+        said = str(inner) or said
+        inner = inner.__cause__ or inner.__context__
+    return _said(said, asked)
 
 
 def seconds_until(error: ModelAPIError) -> int:

@@ -6,8 +6,11 @@ import asyncio
 import gzip
 import json
 import logging
+import ssl
+import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,7 +52,7 @@ from tests.agent.fake_providers.chat import ChatWire
 from tests.agent.fake_providers.google import GoogleWire
 from tests.agent.fake_providers.replies import Called, GoesWrong, Hangs, Refusal, Rubbish, Trouble, Turn
 from tests.agent.fake_providers.server import KEY, fake_provider
-from tests.agent.provider_cases import CASES, PROTOCOLS, Asked, Case, asked, at
+from tests.agent.provider_cases import CASES, PROTOCOLS, Asked, Case, asked, at, prefix_of, wire_of
 
 HELLO = Turn(text=("Hel", "lo ", "there."))
 THOUGHT = Turn(thinking=("Let me ", "think."), text=("Done.",))
@@ -399,8 +402,9 @@ async def test_nobody_there_is_said_with_the_address(case: Case) -> None:
         model = there.model()
         host = there.fake.base.partition("://")[2]
     async with model:
-        with pytest.raises(Unavailable, match=host):
+        with pytest.raises(Unavailable, match=host) as caught:
             await answered(model)
+    assert "Connection error" not in str(caught.value)  # which is all that the SDKs say
 
 
 # Leaving
@@ -662,6 +666,38 @@ async def test_the_internet_is_asked_through_the_proxy_of_the_environment(
             assert (await answered(model)).text == "Hello there."
         assert there.fake.seen[0].headers["host"] == "provider.example"
         assert there.fake.seen[0].path.startswith(f"http://provider.example{path}/")
+
+
+async def test_an_authority_that_the_environment_names_is_trusted_and_no_other(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a company's proxy has one. Whose certificate nobody vouches for gets neither the key nor a word."""
+    words = [
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=here",
+    ]
+    files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem", "-addext", "subjectAltName=IP:127.0.0.1"]
+    await asyncio.to_thread(subprocess.run, ["openssl", *words, *files], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    async with fake_provider(wire_of(case, prefix_of(case)), HELLO, models=(case.model,), tls=tls) as fake:
+        row = at(case.provider, fake.base)
+        async with make_model(row, case.model, KEY) as model:
+            with pytest.raises(Unavailable, match="certificate verify failed"):
+                await answered(model)
+        assert not fake.seen
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+        async with make_model(row, case.model, KEY) as model:
+            assert (await answered(model)).text == "Hello there."
 
 
 async def test_a_project_of_google_cloud_is_asked_at_its_own_address() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -121,7 +122,11 @@ def begun_of(events: list[bytes]) -> list[bytes]:
 
 @asynccontextmanager
 async def fake_provider(
-    wire: Wire, *replies: Reply, key: str | None = KEY, models: tuple[str, ...] = ("model-a", "model-b")
+    wire: Wire,
+    *replies: Reply,
+    key: str | None = KEY,
+    models: tuple[str, ...] = ("model-a", "model-b"),
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[FakeProvider]:
     """A running one: `base` is its address without a path."""
     fake = FakeProvider(wire, replies or (Turn(text=("Hello.",)),), key, models)
@@ -131,9 +136,9 @@ async def fake_provider(
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
         host, port = runner.addresses[0][:2]
-        fake.base = f"http://{host}:{port}"
+        fake.base = f"{'http' if tls is None else 'https'}://{host}:{port}"
         yield fake
     finally:
         await runner.cleanup()
