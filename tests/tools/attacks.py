@@ -75,7 +75,7 @@ def sees_other_processes(host: ToolHostProcess) -> bool:
 
 def outlives_its_call(host: ToolHostProcess) -> bool:
     mark = secrets.token_hex(8)
-    host.bash(f"setsid sh -c 'sleep 600; # {mark}' >/dev/null 2>&1 & sleep 0.2")
+    host.bash(f"setsid bash -c 'exec -a {mark} sleep 600' >/dev/null 2>&1 & sleep 0.2")
     left = marked(mark)
     end_marked(mark)
     return bool(left)

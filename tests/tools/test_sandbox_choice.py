@@ -226,7 +226,7 @@ def test_without_a_sandbox_a_command_does_what_the_user_may_and_ends_with_its_ca
         mark = secrets.token_hex(8)
         assert running.bash(f"(exec -a {mark} sleep 600) & echo over").output == "over\n"
         assert not marked(mark)
-        result = running.bash(f"setsid sh -c 'exec -a x sleep 600 # {mark}' & exec -a {mark} sleep 600", 0.5)
+        result = running.bash(f"setsid bash -c 'exec -a {mark} sleep 600' & exec -a {mark} sleep 600", 0.5)
         assert result.timed_out
         assert not marked(mark)
 
