@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from federation.printable_text import clean_line, one_line
+from federation.printable_text import one_line
 from swarm.tools.definitions import MAX_FILE_BYTES
-from swarm.tools.rooted_files import RootedFiles
+from swarm.tools.rooted_files import RootedFiles, named
 from swarm.tools.tool import MAX_OUTPUT_CHARS, ToolFailure, ToolResult
 
 _BOM: Final = "\ufeff"
@@ -22,19 +22,19 @@ def read(files: RootedFiles, arguments: Mapping[str, Any]) -> ToolResult:
         return ToolResult("(the file is empty)")
     lines = text.removesuffix("\n").split("\n")  # as grep and compilers count; Python knows more ends of lines
     if first > len(lines):
-        raise ToolFailure(f"{clean_line(path)} has {len(lines)} lines: there is no line {first}")
+        raise ToolFailure(f"{named(path)} has {len(lines)} lines: there is no line {first}")
     last = min(len(lines), first - 1 + int(arguments.get("limit", len(lines))))
     shown: list[str] = []
     room = MAX_OUTPUT_CHARS
     for number in range(first, last + 1):
-        shown_line = one_line(lines[number - 1].removesuffix("\r"))
+        whole = lines[number - 1].removesuffix("\r")
+        shown_line = one_line(whole[: 2 * MAX_OUTPUT_CHARS])  # to clean a million characters takes a second
+        over = len(whole) - 2 * MAX_OUTPUT_CHARS
         line = f"{number}\t{shown_line}"
-        if len(line) > room:
+        if len(line) > room or over > 0:
             if shown:
                 break
-            line = (
-                f"{line[:room]} [… {len(line) - room} characters cut …]"  # one line, longer than all there is room for
-            )
+            line = f"{line[:room]} [… {max(0, len(line) - room) + max(0, over)} characters cut …]"  # one line, longer than all there is room for
         shown.append(line)
         room -= len(line) + 1
     end = first - 1 + len(shown)
@@ -48,7 +48,7 @@ def write(files: RootedFiles, arguments: Mapping[str, Any]) -> ToolResult:
     """All of a file, new or in the place of another."""
     path, data = arguments["path"], _encoded(arguments["content"], "content")
     made = files.write(path, data)
-    return ToolResult(f"{'made' if made else 'replaced'} {clean_line(path)}, {len(data)} bytes")
+    return ToolResult(f"{'made' if made else 'replaced'} {named(path)}, {len(data)} bytes")
 
 
 def edit(files: RootedFiles, arguments: Mapping[str, Any]) -> ToolResult:
@@ -63,14 +63,14 @@ def edit(files: RootedFiles, arguments: Mapping[str, Any]) -> ToolResult:
         old, new = old.replace("\n", "\r\n"), new.replace("\n", "\r\n")
     count = text.count(old)
     if count == 0:
-        raise ToolFailure(f"old is not in {clean_line(path)} as it is written: read the file and copy it exactly")
+        raise ToolFailure(f"old is not in {named(path)} as it is written: read the file and copy it exactly")
     if count > 1 and not arguments.get("all", False):
         lines = ", ".join(map(str, _lines_of(text, old)))
-        raise ToolFailure(f"old is in {clean_line(path)} {count} times (lines {lines}): give more of it, or set all")
+        raise ToolFailure(f"old is in {named(path)} {count} times (lines {lines}): give more of it, or set all")
     data = _encoded(text.replace(old, new), "new")
     files.write(path, data)
     places = "1 place" if count == 1 else f"{count} places"
-    return ToolResult(f"replaced in {clean_line(path)}, {places} (line {_lines_of(text, old)[0]})")
+    return ToolResult(f"replaced in {named(path)}, {places} (line {_lines_of(text, old)[0]})")
 
 
 FILE_TOOLS: Final[Mapping[str, FileTool]] = {"read": read, "write": write, "edit": edit}
@@ -83,14 +83,12 @@ def is_binary(data: bytes) -> bool:
 
 def _text(data: bytes, path: str, errors: str = "strict") -> str:
     if is_binary(data):
-        raise ToolFailure(
-            f"{clean_line(path)} is a binary file of {len(data)} bytes: look at it with a program by bash"
-        )
+        raise ToolFailure(f"{named(path)} is a binary file of {len(data)} bytes: look at it with a program by bash")
     try:
         return data.decode("utf-8", errors=errors)
     except UnicodeDecodeError as error:
         raise ToolFailure(
-            f"{clean_line(path)} is not UTF-8 (at byte {error.start}), and would not stay as it is: change it with bash"
+            f"{named(path)} is not UTF-8 (at byte {error.start}), and would not stay as it is: change it with bash"
         ) from error
 
 

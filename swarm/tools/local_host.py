@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from federation.tasks import cancel_and_wait, finished
 from swarm.errors import BadRequest
+from swarm.tools.bounded_output import cut_in_the_middle
 from swarm.tools.definitions import DEFINITIONS, MAX_COMMAND_CHARS, check_arguments
 from swarm.tools.file_tools import FILE_TOOLS, FileTool
 from swarm.tools.plan import CHANGING_TOOLS, ToolPlan
@@ -122,7 +123,8 @@ class LocalToolHost:
             try:
                 result = await self._run(tool, arguments, limit_s)
             except ToolFailure as failure:
-                result = ToolResult(str(failure), failure.exit_code)
+                output, cut = cut_in_the_middle(str(failure))
+                result = ToolResult(output, failure.exit_code, cut)
             return replace(result, ms=round((time.monotonic() - began) * 1000))
 
     async def _run(self, tool: str, arguments: Mapping[str, Any], limit_s: float) -> ToolResult:

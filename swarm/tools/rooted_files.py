@@ -27,6 +27,7 @@ from swarm.tools.tool import ToolFailure
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # a FIFO without a writer opens at once
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+MOST_SHOWN_CHARS: Final = 300  # of a path, in a message
 _HANDLE: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_NONBLOCK | os.O_CLOEXEC
 _MOST_LOOKED_AT: Final = 2000  # names, about 3 ms, before each command
 _MOST_HELD: Final = 100  # descriptors of one command
@@ -55,6 +56,12 @@ _WORDS: Final = {
 }
 
 
+def named(path: str) -> str:
+    """A path as messages name it: the model's own words, on one line, and not all of a long one."""
+    shown = clean_line(path[: MOST_SHOWN_CHARS + 1])
+    return shown if len(shown) <= MOST_SHOWN_CHARS else f"{shown[:MOST_SHOWN_CHARS]}…"
+
+
 def inside(path: str, root: Path) -> str:
     """`path` as a path relative to the root, "." for the root itself; absolute ones below the root are taken, too.
 
@@ -70,7 +77,7 @@ def inside(path: str, root: Path) -> str:
     if plain.startswith("/"):
         plain = posixpath.relpath(plain, root)
     if plain == ".." or plain.startswith("../"):
-        raise ToolFailure(f"{clean_line(path)} leads out of the root {root}: only files below it can be had")
+        raise ToolFailure(f"{named(path)} leads out of the root {root}: only files below it can be had")
     return plain
 
 
@@ -106,7 +113,7 @@ class RootedFiles:
                 descriptor = self._opener(root, relative, _FOLDER)
             except OSError as error:
                 if error.errno == errno.ENOTDIR and self._is_file(root, relative):
-                    raise ToolFailure(f"{clean_line(path)} is a file, not a folder") from error
+                    raise ToolFailure(f"{named(path)} is a file, not a folder") from error
                 raise failure(path, error) from error
             try:
                 yield descriptor
@@ -133,7 +140,7 @@ class RootedFiles:
             kind = os.fstat(descriptor).st_mode
             if not stat.S_ISREG(kind):
                 what = next((words for is_it, words in _KINDS if is_it(kind)), "no file")
-                raise ToolFailure(f"{clean_line(path)} is {what}: only files can be read")
+                raise ToolFailure(f"{named(path)} is {what}: only files can be read")
             yield descriptor
         finally:
             os.close(descriptor)
@@ -152,7 +159,7 @@ class RootedFiles:
         relative = inside(path, self.root)
         folder_path, _, name = relative.rpartition("/")
         if name in ("", ".", ".."):
-            raise ToolFailure(f"{clean_line(path)} is a folder")
+            raise ToolFailure(f"{named(path)} is a folder")
         self._refuse_protected(path, tuple(relative.split("/")))
         with self.opened_root() as root:
             try:
@@ -187,7 +194,7 @@ class RootedFiles:
     def _refuse_protected(self, path: str, parts: tuple[str, ...]) -> None:
         if rule := protection_of(parts, self._rules):
             where = "/".join(rule.parts)
-            raise ToolFailure(f"{clean_line(path)} is not changed by tools: {where} is protected, since {rule.why}")
+            raise ToolFailure(f"{named(path)} is not changed by tools: {where} is protected, since {rule.why}")
 
     def _real_parts(self, root: int, folder: int, path: str) -> tuple[str, ...]:
         """Where a folder that is open lies below the root, by its own names: links have led there."""
@@ -244,7 +251,7 @@ def _walk(folder: int, prefix: str, left: list[int], path: str, skipped: Collect
     for name, is_folder, is_file in found:
         left[0] -= 1
         if left[0] < 0:
-            raise ToolFailure(f"{clean_line(path)} holds too many files: name a folder further down")
+            raise ToolFailure(f"{named(path)} holds too many files: name a folder further down")
         if is_file:
             yield prefix + name, stat.S_IFREG
         elif is_folder and name not in skipped:
@@ -289,7 +296,7 @@ def _protected_below(root: int, rules: Sequence[ProtectedPath]) -> list[str]:
 def failure(path: str, error: OSError) -> ToolFailure:
     """What the system said of a path, in words that help."""
     words = _WORDS.get(error.errno or 0) or f"cannot be used ({error.strerror or error})"
-    return ToolFailure(f"{clean_line(path)} {words}")
+    return ToolFailure(f"{named(path)} {words}")
 
 
 def _all_of(descriptor: int, path: str, most_bytes: int) -> bytes:
@@ -301,7 +308,7 @@ def _all_of(descriptor: int, path: str, most_bytes: int) -> bytes:
         if length > most_bytes:
             size = max(length, os.fstat(descriptor).st_size)
             raise ToolFailure(
-                f"{clean_line(path)} has {size} bytes, and at most {most_bytes} are read: "
+                f"{named(path)} has {size} bytes, and at most {most_bytes} are read: "
                 "search it with grep, or take a part of it with bash"
             )
     return b"".join(pieces)
@@ -315,13 +322,13 @@ def _mode_to_keep(folder: int, path: str, name: str) -> int | None:
         return None
     if stat.S_ISLNK(there.st_mode):
         target = clean_line(os.readlink(name, dir_fd=folder))
-        raise ToolFailure(f"{clean_line(path)} is a link to {target}: write to the file itself")
+        raise ToolFailure(f"{named(path)} is a link to {target}: write to the file itself")
     if not stat.S_ISREG(there.st_mode):
         what = next((words for is_it, words in _KINDS if is_it(there.st_mode)), "no file")
-        raise ToolFailure(f"{clean_line(path)} is {what}: only files can be written")
+        raise ToolFailure(f"{named(path)} is {what}: only files can be written")
     if there.st_nlink > 1:
         raise ToolFailure(
-            f"{clean_line(path)} has {there.st_nlink} names (hard links), and some may lie outside of the root: "
+            f"{named(path)} has {there.st_nlink} names (hard links), and some may lie outside of the root: "
             "it is not changed; copy it to a new name first"
         )
     return stat.S_IMODE(there.st_mode)

@@ -71,12 +71,14 @@ async def test_a_long_file_comes_in_parts_that_join(root: Path) -> None:
     assert seen == [f"{number}\t{line}" for number, line in enumerate(lines, 1)]
 
 
-async def test_one_endless_line_is_cut(root: Path) -> None:
-    (root / "long.txt").write_text("x" * 10_000)
+@pytest.mark.parametrize("count", [3000, 6000, 6001, 999_998])
+async def test_one_endless_line_is_cut(root: Path, count: int) -> None:
+    (root / "long.txt").write_text("x" * count + "\ny")
     result = await read(root, path="long.txt")
     assert result.truncated
     assert len(result.output) < MAX_OUTPUT_CHARS + 100
-    assert "7002 characters cut" in result.output
+    assert f" [… {count - 2998} characters cut …]\n[… lines 1 to 1 of 2; go on with offset 2 …]" in result.output
+    assert (await read(root, path="long.txt", offset=2)).output == "2\ty"
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,8 @@ async def test_one_endless_line_is_cut(root: Path) -> None:
         ("a\0b", "zero character"),
         ("\ud800", "half a character"),
         ("n" * 300, "too long a path"),
+        ("n" * 1_000_000, "n… is too long a path"),
+        ("../" + "n" * 1_000_000, "n… leads out of the root"),
     ],
 )
 async def test_what_cannot_be_read_is_a_result_that_says_why(root: Path, path: str, words: str) -> None:
