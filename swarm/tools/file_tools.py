@@ -34,11 +34,13 @@ def read(files: RootedFiles, arguments: Mapping[str, Any]) -> ToolResult:
         if len(line) > room or over > 0:
             if shown:
                 break
-            line = f"{line[:room]} [… {max(0, len(line) - room) + max(0, over)} characters cut …]"  # one line, longer than all there is room for
+            missing = max(0, len(line) - room) + max(0, over)
+            line = f"{line[:room]} [… {missing} characters cut …]"  # one line, longer than all there is room for
+            room = 0
         shown.append(line)
         room -= len(line) + 1
     end = first - 1 + len(shown)
-    cut = end < last or room < 0
+    cut = end < last or room < 0  # none is left below a line that was cut
     if end < len(lines):
         shown.append(f"[… lines {first} to {end} of {len(lines)}; go on with offset {end + 1} …]")
     return ToolResult("\n".join(shown), truncated=cut)
