@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.agent.approval import ApprovalAnswer, ApprovalRules, Approved, Refused, UndecidedAnswer, unknown_grants
+from swarm.agent.approval import ApprovalAnswer, ApprovalRules, Approved, NotApproved, UndecidedAnswer, unknown_grants
 from swarm.agent.call_checks import AskedCall, batches, check_call
 from swarm.agent.events import RunEnded, StepVoted, ToolAsked, ToolDone, as_json
 from swarm.agent.step_vote import StepVotes, is_decided, why_undecided
@@ -78,8 +78,8 @@ def test_before_it_is_allowed_a_call_is_shown_whole_and_indented() -> None:
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
-        ("y", Approved()), ("Yes \n", Approved()), ("a", Approved(always=True)), ("n", Refused()),
-        ("n  too slow ", Refused("too slow")), ("", None), ("also run the tests", None), ("yn", None), ("e", None),
+        ("y", Approved()), ("Yes \n", Approved()), ("a", Approved(always=True)), ("n", NotApproved()),
+        ("n  too slow ", NotApproved("too slow")), ("", None), ("also run the tests", None), ("yn", None), ("e", None),
     ],
 )  # fmt: skip
 def test_only_a_clear_word_allows_anything(line: str, answer: ApprovalAnswer | None) -> None:
