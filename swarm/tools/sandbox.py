@@ -145,13 +145,15 @@ class Confinement:
     limits: CommandLimits = CommandLimits()
     environment: Mapping[str, str] = field(default_factory=dict[str, str])  # beyond the few variables that all have
     temporary: Path | None = None  # its folder for temporary files, where /tmp is not its own
+    calls: int | None = None  # a descriptor with the filter of system calls (`syscall_filter.py`), for bwrap
     talks: bool = False  # its standard input is a pipe from this node, as servers have it; else it is empty
     shown: tuple[Path, ...] = ()
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """What the sandbox's set-up inherits, and the command does not."""
-        return (self.descriptor, *(kept.descriptor for kept in self.kept))
+        others = () if self.calls is None else (self.calls,)
+        return (self.descriptor, *(kept.descriptor for kept in self.kept), *others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +272,8 @@ def bwrap_command(
     for kept in confinement.kept if confinement.writable else ():
         line += _bound(sandbox, "--ro-bind", kept.path, kept.descriptor)
     line += ["--remount-ro", "/", "--chdir", str(confinement.root)]
+    if confinement.calls is not None:
+        line += ["--seccomp", str(confinement.calls)]
     if start is not None:
         line += ["--info-fd", str(start.information)]
     closing = " ".join(map(str, confinement.descriptors))

@@ -40,6 +40,7 @@ from swarm.tools.sandbox import (
     SystemView,
     environment_inside,
 )
+from swarm.tools.syscall_filter import syscall_filter
 from swarm.tools.tool import TIMED_OUT_CODE, ToolFailure, ToolResult
 
 log = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ def _tried(sandbox: Sandbox) -> Sandbox | NoSandbox:
                     capture_output=True,
                     timeout=_TRIAL_S,
                     check=False,
-                    pass_fds=confinement.descriptors,
+                    pass_fds=confinement.descriptors if sandbox.kind == "bwrap" else (),
                     env=_environment_outside(sandbox, confinement) | {"SWARM_TRIAL": "1"},
                     start_new_session=True,
                 )
@@ -230,7 +231,27 @@ def opened_confinement(
     """
     with files.opened_protected(by_name) as (root, protected):
         kept = tuple(KeptPath(files.root / path, descriptor) for path, descriptor in protected)
-        yield Confinement(files.root, root, writable, network, kept, limits, environment=environment or {}, talks=talks)
+        calls = _filter_line()
+        try:
+            yield Confinement(
+                files.root, root, writable, network, kept, limits, environment or {}, calls=calls, talks=talks
+            )
+        finally:
+            if calls is not None:
+                os.close(calls)
+
+
+def _filter_line() -> int | None:
+    """A descriptor from which the filter of system calls is read, once; None where there is none for this machine."""
+    program = syscall_filter(os.uname().machine) if sys.platform.startswith("linux") else None
+    if program is None:
+        return None
+    line, end = os.pipe()
+    try:
+        os.write(end, program)  # far less than a pipe holds
+    finally:
+        os.close(end)
+    return line
 
 
 @dataclass(slots=True)
@@ -364,7 +385,7 @@ async def _started(sandbox: Sandbox, confinement: Confinement, command: tuple[st
             theirs.callback(os.close, watched)
             mine.callback(os.close, guards)
             start = StartLines(tells, theirs.enter_context(far).fileno(), watched)
-        inherited = confinement.descriptors if start is None else (*confinement.descriptors, *astuple(start))
+        inherited = () if start is None else (*confinement.descriptors, *astuple(start))
         piped = confinement.talks or not sandbox.ends_with_node
         try:
             process = await asyncio.create_subprocess_exec(

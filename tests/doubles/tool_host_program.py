@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import asyncio.subprocess
 import concurrent.futures.thread
+import ctypes
 import errno
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,13 @@ class Weakened(Sandbox):
     without: tuple[tuple[str, ...], ...] = ()
     instead: tuple[tuple[str, str], ...] = ()
     before: tuple[str, ...] = ()
+    unfiltered: bool = False
 
     def command_line(
         self, confinement: Confinement, command: tuple[str, ...], *, start: StartLines | None = None, name: str = ""
     ) -> tuple[str, ...]:
+        if self.unfiltered:
+            confinement = replace(confinement, calls=None)
         line = list(super().command_line(confinement, command, start=start, name=name))
         end = len(line) - len(command)  # the command itself stays as it is
         for words in self.without:
@@ -70,6 +74,7 @@ async def serve(told: dict[str, Any]) -> None:
             without=tuple(map(tuple, weak.get("without", []))),
             instead=tuple((old, new) for old, new in weak.get("instead", [])),
             before=tuple(weak.get("before", [])),
+            unfiltered=weak.get("unfiltered", False),
         )
     async with LocalToolHost(plan, sandbox=sandbox, limits=limits, files=files) as host:
         say({"sandbox": str(host.sandbox), "tools": [tool.name for tool in host.tools()]})
@@ -102,6 +107,16 @@ def no_pidfd(pid: int, flags: int = 0) -> int:
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
 
+def keep_a_key(key: str) -> None:
+    """In the session's keyring, where the kernel has one: a new one, so that others' stay as they are."""
+    numbers = {"x86_64": (248, 250), "aarch64": (217, 219)}.get(os.uname().machine)
+    if numbers and key:
+        add_key, keyctl = numbers
+        libc = ctypes.CDLL(None)
+        libc.syscall(keyctl, 1, None)  # KEYCTL_JOIN_SESSION_KEYRING
+        libc.syscall(add_key, b"user", b"swarm-test", key.encode(), len(key), -3)
+
+
 def main() -> None:
     told = json.loads(sys.argv[1])
     for path in told["inherited"]:
@@ -112,6 +127,7 @@ def main() -> None:
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
+    keep_a_key(os.environ.get("SWARM_API_KEY", ""))
     asyncio.run(serve(told))
 
 

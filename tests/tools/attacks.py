@@ -142,6 +142,13 @@ def leaves_shared_memory(host: ToolHostProcess) -> bool:
     return bool(left)
 
 
+def reads_keys_of_the_session(host: ToolHostProcess) -> bool:
+    """What the host's process has in its keyring, as Kerberos and file systems keep keys there."""
+    script = "$t='user'; $n='swarm-test'; $i=syscall(%d,$t,$n,0,0); $b=' 'x64; syscall(%d,11,$i,$b,64); print $b"
+    asking = script % {"x86_64": (249, 250), "aarch64": (218, 219)}[os.uname().machine]
+    return KEY in host.bash(f'perl -e "{asking}"'.replace("$", "\\$")).output
+
+
 ON_ONE_HOST: Final[Mapping[str, Attack]] = {
     attack.__name__: attack
     for attack in (
@@ -162,5 +169,6 @@ ON_ONE_HOST: Final[Mapping[str, Attack]] = {
         changes_what_runs_by_itself,
         makes_namespaces,
         leaves_shared_memory,
+        reads_keys_of_the_session,
     )
 }

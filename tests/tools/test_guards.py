@@ -37,6 +37,7 @@ GUARDS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
     "devices that are read-only": ("writes_beside_the_root", {"without": [["--remount-ro", "/dev"]]}),
     "no namespaces inside": ("makes_namespaces", {"without": [["--disable-userns"]]}),
     "shared memory of its own": ("leaves_shared_memory", {"without": [["--unshare-ipc"]]}),
+    "a filter of system calls": ("reads_keys_of_the_session", {"unfiltered": True}),
     "system folders only": ("reads_this_machines_files", {"instead": [["/etc/passwd", "/etc"]]}),
 }
 
@@ -48,7 +49,8 @@ def test_without_a_guard_of_the_sandbox_its_attack_comes_through(guard: str) -> 
     attack = attacks.ON_ONE_HOST[name]
     with project_folder() as root:
         attacks.prepare(root)
-        with tool_host(root, limits=attacks.LIMITS, weakened=weakened) as running:
+        environment = attacks.ENVIRONMENT
+        with tool_host(root, limits=attacks.LIMITS, weakened=weakened, environment=environment) as running:
             assert attack(running)
 
 
@@ -82,7 +84,7 @@ def test_a_killed_host_leaves_commands_behind_that_would_not_die_with_it() -> No
 @needs_bwrap
 def test_a_command_that_does_not_wait_for_the_node_outlives_one_killed_as_it_starts() -> None:
     """It depends on the moment: within so many tries one comes through."""
-    weakened = {"instead": [["read -r -u $line || exit 125", ":"]]}
+    weakened = {"instead": [["read -r -u $line || exit 125", "read -r -u $line"]]}
     left: set[str] = set()
     with project_folder() as root:
         for _ in range(20):
