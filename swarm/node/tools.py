@@ -18,7 +18,7 @@ from swarm.tools.local_host import LocalToolHost
 from swarm.tools.mcp_connections import ServerPlace
 from swarm.tools.mcp_host import McpToolHost, server_hosts
 from swarm.tools.mcp_servers import McpServerSettings, with_folders
-from swarm.tools.plan import AUTO, TOOL_NAMES, ToolPlan, parse_sandbox, plan_tools
+from swarm.tools.plan import AUTO, CHANGING_TOOLS, TOOL_NAMES, ToolPlan, parse_sandbox, plan_tools
 from swarm.tools.sandbox import Sandbox
 from swarm.tools.sandboxed_process import NoSandbox, find_sandbox
 
@@ -59,9 +59,27 @@ def read_tool_plan(settings: Settings) -> ToolPlan | None:
         network=settings.tools_network,
         unsandboxed=settings.tools_unsandboxed,
     )
+    _refuse_own_files(settings, plan)
     if settings.tools_sandbox is not None:
         plan = replace(plan, sandbox=parse_sandbox(settings.tools_sandbox))
     return plan
+
+
+def _refuse_own_files(settings: Settings, plan: ToolPlan) -> None:
+    """Raises SetupError where a file of this node's own lies below the root: its keys, and what says what it does."""
+    own = {
+        "--api-key-file": settings.api_key_file,
+        "--admin-key-file": settings.admin_key_file,
+        "--config": settings.config,
+    }
+    if not CHANGING_TOOLS.isdisjoint(plan.names):
+        own |= {"--peer-file": settings.peer_file, "tool_instructions": settings.tool_instructions}
+    for option, path in own.items():
+        if path is not None and path.expanduser().resolve().is_relative_to(plan.root):
+            raise SetupError(
+                f"{option} {path} lies below the tools' root {plan.root}, where a model could read or change it: "
+                "move that file, or name another folder with --tools-root"
+            )
 
 
 def check_reach(access: AccessRules, bind_hosts: Sequence[str]) -> None:

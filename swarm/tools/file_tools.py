@@ -69,6 +69,9 @@ def edit(files: RootedFiles, arguments: Mapping[str, Any]) -> ToolResult:
     if count > 1 and not arguments.get("all", False):
         lines = ", ".join(map(str, _lines_of(text, old)))
         raise ToolFailure(f"old is in {named(path)} {count} times (lines {lines}): give more of it, or set all")
+    length = len(text) + count * (len(new) - len(old))
+    if length > MAX_FILE_BYTES:  # counted before it is made: a million times a long text has no room in any memory
+        raise ToolFailure(f"the file would have {length} characters, and at most {MAX_FILE_BYTES} are written")
     data = _encoded(text.replace(old, new), "new")
     files.write(path, data)
     places = "1 place" if count == 1 else f"{count} places"

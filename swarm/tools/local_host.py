@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import JsonValue
 
@@ -22,7 +23,7 @@ from swarm.tools.plan import CHANGING_TOOLS, ToolPlan
 from swarm.tools.rooted_files import RootedFiles
 from swarm.tools.sandbox import CommandLimits, Sandbox
 from swarm.tools.sandboxed_process import DEFAULT_LIMITS, NoSandbox, find_sandbox, opened_confinement, run_command
-from swarm.tools.search import Searchers, find_ripgrep, glob
+from swarm.tools.search import Searchers, ended_search, find_ripgrep, glob
 from swarm.tools.tool import (
     DEFAULT_TIMEOUT_S,
     MOST_AT_ONCE,
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from swarm.tools.web_fetch import WebFetch
 
 log = logging.getLogger(__name__)
-
-_IN_THREADS: Final[Mapping[str, FileTool]] = {**FILE_TOOLS, "glob": glob}
 
 
 class LocalToolHost:
@@ -134,16 +133,35 @@ class LocalToolHost:
             return await self._web.fetch(arguments, limit_s)
         if tool == "grep":
             return await self._searchers.grep(arguments, limit_s)
+        if tool == "glob":
+            return await self._glob(arguments, limit_s)
         if tool in CHANGING_TOOLS:
             async with self._editing:  # what two edit at once, one of them loses
-                return await self._in_thread(_IN_THREADS[tool], arguments)
-        return await self._in_thread(_IN_THREADS[tool], arguments)
+                return await self._in_thread(FILE_TOOLS[tool], arguments)
+        return await self._in_thread(FILE_TOOLS[tool], arguments)
 
     async def _in_thread(self, tool: FileTool, arguments: Mapping[str, Any]) -> ToolResult:
         """A thread cannot be ended: whoever cancels waits for the file to be written, or not."""
         working = asyncio.ensure_future(asyncio.to_thread(tool, self._files, arguments))
         await finished(asyncio.ensure_future(_over(working)))
         return working.result()
+
+    async def _glob(self, arguments: Mapping[str, Any], limit_s: float) -> ToolResult:
+        """Some patterns take milliseconds for each of many names."""
+        left = threading.Event()
+        ends_at = time.monotonic() + limit_s
+
+        def is_over() -> bool:
+            return left.is_set() or time.monotonic() > ends_at
+
+        working = asyncio.ensure_future(asyncio.to_thread(glob, self._files, arguments, is_over))
+        try:
+            return await asyncio.shield(working)
+        except TimeoutError:
+            return ended_search(limit_s)
+        finally:
+            left.set()
+            await finished(asyncio.ensure_future(_over(working)))
 
     async def _bash(self, command: str, limit_s: float) -> ToolResult:
         sandbox = self._sandbox
@@ -177,12 +195,11 @@ async def _over(work: asyncio.Future[Any]) -> None:
 
 def _limit_s(timeout_s: float | None, arguments: Mapping[str, JsonValue]) -> float:
     """How long the call may take: what the caller says, else what the model says, else the default."""
-    if timeout_s is None:
-        asked = arguments.get("timeout_s")
-        return float(asked) if isinstance(asked, int | float) else DEFAULT_TIMEOUT_S
-    if not 0 < timeout_s <= MOST_TIMEOUT_S:
+    asked = arguments.get("timeout_s") if timeout_s is None else timeout_s
+    limit_s = float(asked) if isinstance(asked, int | float) else DEFAULT_TIMEOUT_S
+    if not 0 < limit_s <= MOST_TIMEOUT_S:  # JSON of Python has a NaN, which keeps every bound of a schema
         raise BadRequest(
-            f"timeout_s is {timeout_s}, and a call takes more than 0 and at most {MOST_TIMEOUT_S:.0f} s",
-            param="timeout_s",
+            f"timeout_s is {limit_s}, and a call takes more than 0 and at most {MOST_TIMEOUT_S:.0f} s",
+            param="arguments.timeout_s" if timeout_s is None else "timeout_s",
         )
-    return timeout_s
+    return limit_s

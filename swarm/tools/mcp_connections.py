@@ -246,7 +246,8 @@ async def process_connection(server: McpServerSettings, place: ServerPlace) -> A
         root = place.root
         if root is None:
             root = Path(held.enter_context(TemporaryDirectory(prefix="swarm-mcp-", ignore_cleanup_errors=True)))
-        confinement = held.enter_context(
+        opened = held.enter_context(ExitStack())
+        confinement = opened.enter_context(
             opened_confinement(
                 RootedFiles(root),
                 writable=place.writable and place.root is not None,
@@ -254,10 +255,12 @@ async def process_connection(server: McpServerSettings, place: ServerPlace) -> A
                 limits=SERVER_LIMITS,
                 environment=dict(server.env),
                 talks=True,
+                by_name=not place.sandbox.takes_descriptors,
             )
         )
         confinement = replace(confinement, shown=server.folders)
         async with sandboxed(place.sandbox, confinement, server.command) as running:
+            opened.close()  # it has them, and runs as long as the node
             connection = ProcessConnection(running.process)
             reading = asyncio.create_task(connection.read(), name="MCP server's messages")
             hearing = asyncio.create_task(connection.read_errors(), name="MCP server's errors")

@@ -183,7 +183,7 @@ class EventSplitter:
             name, _, value = line.partition(b":")
             if name == b"data":
                 self._data.append(value.removeprefix(b" "))
-                self._size += len(value)
+                self._size += len(value) + 1  # lines without any value take memory, too
         if self._size + self._lines.begun > self._most_bytes:
             raise McpProblem(f"sent an event of more than {self._most_bytes >> 20} MiB")
         return found

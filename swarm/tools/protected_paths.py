@@ -32,6 +32,11 @@ PROTECTED: Final = (
     ProtectedPath((".idea",), "editors run its configurations"),
     ProtectedPath((".claude",), "an agent runs the hooks and commands that its settings name"),
     ProtectedPath((".cursor",), "an agent runs the commands that its settings name"),
+    ProtectedPath((".gemini",), "an agent runs the commands and servers that its settings name"),
+    ProtectedPath((".codex",), "an agent starts the servers that its settings name"),
+    ProtectedPath((".opencode",), "an agent runs the programs that lie there"),
+    ProtectedPath(("opencode.json",), "an agent starts the servers that it names"),
+    ProtectedPath(("opencode.jsonc",), "an agent starts the servers that it names"),
     ProtectedPath((".mcp.json",), "agents start the servers that it names"),
 )
 FIRST_NAMES: Final = frozenset(rule.parts[0] for rule in PROTECTED)

@@ -31,6 +31,7 @@ MOST_SHOWN_CHARS: Final = 300  # of a path, in a message
 _HANDLE: Final = getattr(os, "O_PATH", os.O_RDONLY) | os.O_NONBLOCK | os.O_CLOEXEC
 _MOST_LOOKED_AT: Final = 2000  # names, about 3 ms, before each command
 _MOST_HELD: Final = 100  # descriptors of one command
+_MOST_DEEP: Final = 100  # folders within each other, each of which takes a descriptor while it is walked through
 _HEAVY: Final = ("node_modules/", "site-packages/")  # thousands of folders, none of which a person works in
 _KINDS: Final = (
     (stat.S_ISDIR, "a folder"),
@@ -160,6 +161,8 @@ class RootedFiles:
         folder_path, _, name = relative.rpartition("/")
         if name in ("", ".", ".."):
             raise ToolFailure(f"{named(path)} is a folder")
+        if relative.count("/") > _MOST_DEEP:
+            raise ToolFailure(f"{named(path)} lies more than {_MOST_DEEP} folders deep: choose a shorter path")
         self._refuse_protected(path, tuple(relative.split("/")))
         with self.opened_root() as root:
             try:
@@ -234,7 +237,7 @@ class RootedFiles:
         """Files and folders below a folder, as paths relative to it, with their modes: no link is followed.
 
         Folders come before what is in them, names in order; those called as one of `skipped` are passed over.
-        ToolFailure after `most_seen` names.
+        ToolFailure after `most_seen` names, and for folders more than `_MOST_DEEP` within each other.
         """
         left = [most_seen]
         with self.opened_folder(path) as descriptor:
@@ -245,7 +248,7 @@ def _walk(folder: int, prefix: str, left: list[int], path: str, skipped: Collect
     try:
         with os.scandir(folder) as entries:
             found = sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.is_file(follow_symlinks=False))
-                           for entry in entries)  # fmt: skip
+                           for entry in islice(entries, left[0] + 1))  # fmt: skip
     except OSError:
         return  # a folder that may not be read, or is gone again: the others can still be told of
     for name, is_folder, is_file in found:
@@ -256,6 +259,10 @@ def _walk(folder: int, prefix: str, left: list[int], path: str, skipped: Collect
             yield prefix + name, stat.S_IFREG
         elif is_folder and name not in skipped:
             yield prefix + name, stat.S_IFDIR
+            if prefix.count("/") >= _MOST_DEEP:
+                raise ToolFailure(
+                    f"{named(path)} holds folders more than {_MOST_DEEP} deep: name a folder further down"
+                )
             try:
                 below = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
             except OSError:
@@ -284,13 +291,17 @@ def _protected_below(root: int, rules: Sequence[ProtectedPath]) -> list[str]:
                     path = f"{folder}{entry.name}"
                     if protection_of(path.split("/"), rules):
                         found.append(path)
-                    elif entry.is_dir(follow_symlinks=False) and not folder.endswith(_HEAVY):
+                    elif entry.is_dir(follow_symlinks=False) and _is_worked_in(folder):
                         folders.append(f"{path}/")
         except OSError:
             continue
         finally:
             os.close(descriptor)
     return found[:_MOST_HELD]
+
+
+def _is_worked_in(folder: str) -> bool:
+    return not folder.endswith(_HEAVY) and folder.count("/") < _MOST_DEEP
 
 
 def failure(path: str, error: OSError) -> ToolFailure:

@@ -52,6 +52,7 @@ _SET_UP_S: Final = 10.0  # until bwrap says which process it made
 _TRIAL_WORD: Final = "swarm-sandbox-works"
 _CHILD: Final = re.compile(rb'"child-pid":\s*(\d+)\s*[,}]')
 _LOOK_S: Final = 0.25  # so often a command's memory is looked at
+_NO_FILES: Final = re.compile(r"^Rss(?:Anon|Shmem):\s+(\d+) kB", re.MULTILINE)
 _PSS: Final = re.compile(r"^Pss:\s+(\d+) kB", re.MULTILINE)
 _ON_THIS_FILE_SYSTEM: Final = ("sandbox-exec", "none")
 _COUNTS_APART: Final = (5, 14)  # Linux: a limit of processes counts those of the sandbox alone
@@ -505,14 +506,15 @@ async def _watch(running: SandboxedProcess, most_bytes: int) -> None:
 def memory_bytes(pid: int, enough: int, proc: Path = Path("/proc")) -> int:
     """What a process and all below it hold in memory that is no file's; shared pages count by shares where it matters.
 
-    Above `enough` each process is asked for its shares, which takes longer. Of Linux; blocks.
+    Shared memory counts where a process has it mapped; what none has (a memfd, System V) is seen nowhere. Above `enough`
+    each process is asked for its shares, which takes longer. Of Linux; blocks.
     """
     tree = _tree(pid, proc)
     total = 0
     for one in tree:
         with suppress(OSError, ValueError, IndexError):
-            resident, shared = map(int, (proc / str(one) / "statm").read_text().split()[1:3])
-            total += (resident - shared) * os.sysconf("SC_PAGESIZE")
+            status = (proc / str(one) / "status").read_text()
+            total += sum(int(kb) << 10 for kb in _NO_FILES.findall(status))
     if total <= enough:
         return total
     total = 0

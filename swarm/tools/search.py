@@ -8,7 +8,7 @@ import os
 import signal
 import stat
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -39,8 +39,8 @@ _PROGRAM: Final = (
 )
 
 
-def glob(files: RootedFiles, arguments: Mapping[str, Any]) -> ToolResult:
-    """Paths of files that a pattern means, from the root, in order. Blocks."""
+def glob(files: RootedFiles, arguments: Mapping[str, Any], is_over: Callable[[], bool] = lambda: False) -> ToolResult:
+    """Paths of files that a pattern means, from the root, in order. Blocks. Raises TimeoutError where it `is_over`."""
     folder = inside(arguments.get("path", "."), files.root)
     given = arguments["pattern"]
     if given.startswith(f"{files.root}/"):
@@ -56,6 +56,8 @@ def glob(files: RootedFiles, arguments: Mapping[str, Any]) -> ToolResult:
     found: list[str] = []
     more = 0
     for path, mode in files.files(folder, MOST_SEEN, skipped=frozenset(SKIPPED) - wanted):
+        if is_over():
+            raise TimeoutError
         if stat.S_ISREG(mode) and pattern.matches(path.split("/")):
             if len(found) < MOST_PATHS:
                 found.append(clean_line(prefix + path))
@@ -68,6 +70,12 @@ def glob(files: RootedFiles, arguments: Mapping[str, Any]) -> ToolResult:
         lines += f"\n[… {more} more files; narrow the pattern …]"
     output, cut = cut_in_the_middle(lines, MAX_OUTPUT_CHARS)
     return ToolResult(output, truncated=cut or more > 0)
+
+
+def ended_search(limit_s: float) -> ToolResult:
+    """What comes of a search whose time was up."""
+    text = f"the search was ended after {limit_s:g} s: narrow it, or write a simpler pattern"
+    return ToolResult(text, TIMED_OUT_CODE, timed_out=True)
 
 
 def find_ripgrep() -> str | None:
@@ -111,8 +119,7 @@ class Searchers:
                 await finished(asyncio.ensure_future(searcher.end()))
         if answer is None:
             if searcher.timed_out:
-                text = f"the search was ended after {limit_s:g} s: narrow it, or write a simpler pattern"
-                return ToolResult(text, TIMED_OUT_CODE, timed_out=True)
+                return ended_search(limit_s)
             raise ToolFailure("the search ended without an answer: the pattern may take too much memory; narrow it")
         self._idle.append(searcher)
         return _result(answer, path, relative, search.pattern)

@@ -38,7 +38,7 @@ _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _EXECUTE, _READ_FILE, _READ_DIR = 1, 4, 8
 _RIGHTS: Final = ((1, (1 << 13) - 1), (2, 1 << 13), (3, 1 << 14))  # file rights that each version of Landlock knows
-_PR_SET_NO_NEW_PRIVS: Final = 38
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ class SearchAnswer:
 def serve(root: int, ripgrep: str | None) -> None:
     """Answer until the node closes the line."""
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
+    if sys.platform.startswith("linux"):  # a node that is killed closes the line, which is not looked at in a search
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
     best_opener()  # found out while the whole file system can be seen
     if not (ripgrep and _confined(root, ripgrep)):
@@ -161,6 +163,8 @@ def _by_ripgrep(ripgrep: str, target: int, is_folder: bool, nothing: int, search
         assert process.stderr is not None
         for line in process.stdout:
             path, _, rest = line.rpartition(b"\0") if is_folder else (b"", b"", line)
+            if is_folder and not path:  # what ripgrep has to say of a file
+                continue
             number, _, text = rest.partition(b":")
             if not number.isdigit():
                 continue
@@ -189,6 +193,7 @@ def ripgrep_command(ripgrep: str, is_folder: bool, search: Search) -> list[str]:
             escaped = f"\\{search.glob}" if search.glob.startswith("!") else search.glob
             command.append(f"--glob={escaped}")
         command += [f"--glob=!**/{name}" for name in SKIPPED]
+        command.append("--glob=!*\n*")  # a name of two lines would read like a match, or as another file's name
     where = ["--with-filename", "--", "."] if is_folder else ["--no-filename", "--", "-"]
     return [*command, f"--regexp={search.pattern}", *where]
 

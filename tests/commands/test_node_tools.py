@@ -82,6 +82,32 @@ def test_the_nodes_own_folder_is_no_root(project: Path) -> None:
         read_tool_plan(given)
 
 
+@pytest.mark.parametrize("option", ["api_key_file", "admin_key_file", "peer_file"])
+def test_a_file_of_the_nodes_own_below_the_root_keeps_it_from_starting(project: Path, option: str) -> None:
+    own, link = project / "keys", project.parent / "link"
+    own.write_text("sk-anna\n")
+    link.symlink_to(own)
+    for path in (own, link):
+        given = settings(project, tools="read,write", tools_root=project, **{option: path})
+        with pytest.raises(SetupError, match=f"--{option.replace('_', '-')} .* lies below the tools' root .*: move"):
+            read_tool_plan(given)
+    beside = project.parent / "beside"
+    beside.write_text("sk-anna\n")
+    assert read_tool_plan(settings(project, tools="read", tools_root=project, **{option: beside}))
+
+
+def test_neither_do_what_says_what_it_does_and_what_models_are_told(project: Path) -> None:
+    config = project / "swarm.toml"
+    config.write_text(f'tools = "read"\ntools_root = "{project}"\ndata_dir = "{project.parent}/data"\n')
+    with pytest.raises(SetupError, match=r"--config .* lies below the tools' root"):
+        read_tool_plan(make_settings({}, config, {}))
+    outside = config.rename(project.parent / "swarm.toml")
+    outside.write_text(outside.read_text() + f'tool_instructions = "{project}/words.txt"\n')
+    assert read_tool_plan(make_settings({}, outside, {}))
+    with pytest.raises(SetupError, match=r"tool_instructions .* lies below the tools' root"):
+        read_tool_plan(make_settings({"tools": "read,write"}, outside, {}))
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

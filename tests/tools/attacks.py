@@ -23,6 +23,8 @@ LIMITS: Final[Mapping[str, Any]] = {
 }
 PROTECTED_FILES: Final = (".git/hooks/pre-commit", ".git/config", ".envrc", "node_modules/.bin/tsc", "sub/.git/config")
 
+SHARES_MEMORY: Final = "import mmap, time; m = mmap.mmap(-1, 512 << 20); [m.write(bytes(1 << 20)) for _ in range(512)]"
+
 Attack = Callable[[ToolHostProcess], bool]
 
 
@@ -105,6 +107,11 @@ def takes_memory_together(host: ToolHostProcess) -> bool:
     return "taken" in host.bash(" ".join(one.format(number) for number in range(8)) + wait, 100).output
 
 
+def takes_shared_memory(host: ToolHostProcess) -> bool:
+    """512 MiB that two processes could share: no limit of a process counts it."""
+    return "taken" in host.bash(f"python3 -c \"{SHARES_MEMORY}; time.sleep(1); print('taken')\"", 100).output
+
+
 def writes_a_large_file(host: ToolHostProcess) -> bool:
     return "written" in host.bash("head -c 33554432 /dev/zero > large 2>/dev/null && echo written; rm -f large").output
 
@@ -163,6 +170,7 @@ ON_ONE_HOST: Final[Mapping[str, Attack]] = {
         bombs,
         takes_memory,
         takes_memory_together,
+        takes_shared_memory,
         writes_a_large_file,
         fills_tmp,
         writes_beside_the_root,

@@ -266,3 +266,14 @@ def test_as_root_there_is_no_bash(tmp_path: Path) -> None:
         assert isinstance(found, NoSandbox)
         assert "as root" in str(found)
         assert "another user" in found.remedy
+
+
+def test_a_time_that_is_no_number_is_refused(host: ToolHostProcess) -> None:
+    """Python's JSON has a NaN, which is neither below nor above any bound of a schema."""
+    host.begin("bash", command="sleep 60", timeout_s=float("nan"))
+    assert "timeout_s is nan" in host.ended()["error"]
+
+
+def test_shared_memory_counts_as_memory(host: ToolHostProcess) -> None:
+    result = host.bash(f'python3 -c "{attacks.SHARES_MEMORY}; time.sleep(60)"', 120)
+    assert result.output == "[… ended: its processes together took more than 256 MiB of memory …]"

@@ -163,6 +163,22 @@ async def test_an_edit_that_cannot_be_says_why(
     assert path.read_bytes() == content
 
 
+async def test_an_edit_is_measured_before_it_is_made(host: LocalToolHost) -> None:
+    """A million places, each of a million characters: no memory has room for that."""
+    path = host.plan.root / "file"
+    path.write_text("a" * 1_000_000)
+    result = await edit(host, "a", "b" * 1_000_000, every=True)
+    assert "would have 1000000000000 characters, and at most 1000000 are written" in result.output
+    assert path.read_text() == "a" * 1_000_000
+
+
+async def test_nothing_is_written_very_deep(host: LocalToolHost) -> None:
+    result = await write(host, "a/" * 1500 + "file")
+    assert "lies more than 100 folders deep" in result.output
+    assert not list(host.plan.root.iterdir())
+    assert (await write(host, "a/" * 99 + "file")).exit_code == 0
+
+
 async def test_edits_at_once_are_all_kept(host: LocalToolHost) -> None:
     import asyncio
 

@@ -63,7 +63,7 @@ def test_what_runs_by_itself_is_changed_where_nothing_protects_it() -> None:
 
 
 @needs_bwrap
-@pytest.mark.parametrize("attack", [attacks.takes_memory, attacks.takes_memory_together])
+@pytest.mark.parametrize("attack", [attacks.takes_memory, attacks.takes_memory_together, attacks.takes_shared_memory])
 def test_memory_is_taken_where_more_is_allowed(attack: attacks.Attack) -> None:
     with project_folder() as root, tool_host(root, limits={**attacks.LIMITS, "memory_bytes": 2 << 30}) as running:
         assert attack(running)
@@ -105,7 +105,7 @@ def test_a_command_that_does_not_wait_for_the_node_outlives_one_killed_as_it_sta
 def test_every_attack_on_a_host_is_tried_without_its_guard() -> None:
     """But what has no single guard: a bomb is held by a limit and by the end of its time, files outside by many."""
     several = {"bombs", "reads_outside"}
-    others = {"takes_memory", "takes_memory_together", "changes_what_runs_by_itself"}  # in tests of their own
+    others = {"takes_memory", "takes_memory_together", "takes_shared_memory", "changes_what_runs_by_itself"}  # below
     assert {name for name, _ in GUARDS.values()} | several | others == set(attacks.ON_ONE_HOST)
 
 

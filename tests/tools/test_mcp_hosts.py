@@ -384,6 +384,21 @@ async def test_a_server_may_be_given_the_network_and_a_root_that_it_may_change(s
     assert found["written"] == {str(project / "x"): True}
 
 
+async def test_a_server_changes_nothing_that_runs_by_itself(sandbox: Sandbox, project: Path) -> None:
+    kept = [project / ".git" / "config", project / "sub" / ".git" / "config"]
+    for path in kept:
+        path.parent.mkdir(parents=True)
+        path.write_text("as it was\n")
+        if os.geteuid() == 0:
+            os.chown(path, 65534, 65534)
+    async with hosted(
+        sandbox=sandbox, root=project, python=system_python(), program=project / "server.py", writable=True
+    ) as host:
+        assert host.problem is None
+        found = await seen(host, write=[*map(str, kept)])
+    assert found["written"] == {str(path): not sandbox.takes_descriptors and path is kept[1] for path in kept}
+
+
 async def test_a_server_may_read_the_folders_that_its_owner_names(
     sandbox: Sandbox, project: Path, tmp_path: Path
 ) -> None:

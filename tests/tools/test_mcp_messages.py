@@ -245,7 +245,7 @@ def test_events_are_the_same_however_they_are_cut(cuts: list[int], end: str) -> 
 
 
 def test_an_event_without_an_end_is_a_problem() -> None:
-    for piece in (b"data: xxxx\n", b"xxxxxxxxxxx"):
+    for piece in (b"data: xxxx\n", b"xxxxxxxxxxx", b"data:\ndata:\ndata\n"):
         splitter = EventSplitter(most_bytes=100)
         with pytest.raises(McpProblem, match="sent an event of more than"):
             all(splitter.feed(piece) == [] for _ in range(50))

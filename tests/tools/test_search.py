@@ -16,10 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.tools.glob_patterns import GlobPattern
+from swarm.tools.local_host import LocalToolHost
+from swarm.tools.plan import ToolPlan
 from swarm.tools.rooted_files import RootedFiles
 from swarm.tools.search import Searchers, find_ripgrep, glob
 from swarm.tools.search_worker import Search, ripgrep_command
 from swarm.tools.tool import ToolFailure, ToolResult
+from tests.doubles.tool_hosts import until
 from tests.doubles.waiting import eventually
 
 RIPGREP = find_ripgrep()
@@ -270,3 +273,64 @@ def test_patterns_are_matched_in_bounded_time_as_a_simple_matcher_does(pattern: 
         return part < len(parts) and fnmatch.fnmatchcase(parts[part], names[at]) and simple(at + 1, part + 1)
 
     assert GlobPattern("/".join(pattern)).matches(parts) == simple(0, 0)
+
+
+async def test_a_pattern_of_names_ends_with_its_time_and_with_its_client(tmp_path: Path) -> None:
+    """Each of its alternatives takes a name many steps, and there are many names."""
+    for number in range(50):
+        (tmp_path / f"{'a' * 200}{number}").touch()
+    pattern = "**/" + "{a,b}" * 6 + "*/**/*a*/**/x"
+    async with LocalToolHost(ToolPlan(("glob",), tmp_path)) as host:
+        result = await host.execute("glob", {"pattern": pattern}, timeout_s=1e-6)
+        assert (result.timed_out, result.exit_code) == (True, 124)
+        assert "the search was ended after 1e-06 s" in result.output
+        assert (await host.execute("glob", {"pattern": pattern})).output.startswith("no file matches")
+
+
+def test_a_search_for_names_that_nobody_waits_for_is_over(root: Path) -> None:
+    with pytest.raises(TimeoutError):
+        glob(RootedFiles(root), {"pattern": "*"}, is_over=lambda: True)
+
+
+def test_a_tree_that_is_very_deep_is_told(tmp_path: Path) -> None:
+    """Every folder takes a descriptor while it is walked through, and the node has other use for them."""
+    folder = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(300):
+        os.mkdir("d", dir_fd=folder)
+        below = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = below
+    os.close(folder)
+    files = RootedFiles(tmp_path)
+    with pytest.raises(ToolFailure, match="holds folders more than 100 deep"):
+        glob(files, {"pattern": "*"})
+    with files.opened_protected(by_name=False) as (_, protected):
+        assert not protected
+    subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)
+
+
+async def test_no_name_of_a_file_reads_like_a_match_in_another(searchers: Searchers, root: Path) -> None:
+    (root / "x\n5:needle in no file\na.py").write_text("needle of another file\n")
+    (root / "y\n.").mkdir()
+    (root / "y\n." / "b.txt").write_text("needle of another file\n")
+    (root / "later").write_bytes(b"needle\n" + b"y\n" * 200_000 + b"\0")
+    found = (await grep(searchers, pattern="needle", glob="*")).output.splitlines()
+    assert "a.py:2: needle = 1" in found
+    assert not [line for line in found if line.startswith(("a.py:1", "b.txt:1: needle of", ":", "5:"))]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the end of its time ends it")
+def test_a_search_ends_with_a_node_that_is_killed(root: Path) -> None:
+    (root / "bomb.txt").write_text("a" * 100_000)
+    program = (
+        "import asyncio, sys; from pathlib import Path; from swarm.tools.rooted_files import RootedFiles; "
+        "from swarm.tools.search import Searchers; "
+        "asyncio.run(Searchers(RootedFiles(Path(sys.argv[1])), None).grep({'pattern': sys.argv[2]}, 300))"
+    )
+    node = psutil.Popen([sys.executable, "-c", program, str(root), BOMB])
+    until(node.children)
+    (searcher,) = node.children()
+    until(lambda: searcher.cpu_times().user > 0.5)  # it is at it
+    node.kill()
+    node.wait()
+    until(lambda: not searcher.is_running())
