@@ -506,13 +506,13 @@ async def _watch(running: SandboxedProcess, most_bytes: int) -> None:
 def memory_bytes(pid: int, enough: int, proc: Path = Path("/proc")) -> int:
     """What a process and all below it hold in memory that is no file's; shared pages count by shares where it matters.
 
-    Shared memory counts where a process has it mapped; what none has (a memfd, System V) is seen nowhere. Above `enough`
-    each process is asked for its shares, which takes longer. Of Linux; blocks.
+    Shared memory counts where a process has it mapped; what none has (a memfd, System V) is seen nowhere. Above
+    `enough` each process is asked for its shares, which takes longer. Of Linux; blocks.
     """
     tree = _tree(pid, proc)
     total = 0
     for one in tree:
-        with suppress(OSError, ValueError, IndexError):
+        with suppress(OSError, ValueError):
             status = (proc / str(one) / "status").read_text()
             total += sum(int(kb) << 10 for kb in _NO_FILES.findall(status))
     if total <= enough:
