@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -39,7 +39,7 @@ from swarm.tools.mcp_messages import (
     page_of_tools,
     tools_of,
 )
-from swarm.tools.mcp_servers import McpServerSettings, expanded
+from swarm.tools.mcp_servers import McpServerSettings, expanded, keys_of
 from swarm.tools.sandboxed_process import NoSandbox
 from swarm.tools.tool import DEFAULT_TIMEOUT_S, MOST_AT_ONCE, MOST_TIMEOUT_S, ToolDefinition, ToolFailure, ToolResult
 
@@ -92,11 +92,11 @@ def server_hosts(
     """
     hosts: list[McpToolHost] = []
     for name, server in servers.items():
-        whole = expanded(name, server, environment)
+        whole, keys = expanded(name, server, environment), keys_of(server, environment)
         if not server.command:
-            hosts.append(McpToolHost(name, whole, partial(http_connection, whole, environment), say=say))
+            hosts.append(McpToolHost(name, whole, partial(http_connection, whole, environment), say=say, keys=keys))
         elif isinstance(place, ServerPlace):
-            hosts.append(McpToolHost(name, whole, partial(process_connection, whole, place), say=say))
+            hosts.append(McpToolHost(name, whole, partial(process_connection, whole, place), say=say, keys=keys))
         else:
             raise SetupError(f"[mcp.servers.{name}] is a command, and there is no sandbox to run it in: {place}")
     return tuple(hosts)
@@ -114,8 +114,11 @@ class McpToolHost:
         pace: McpPace | None = None,
         clock: Callable[[], float] = time.monotonic,
         say: Callable[[str], None] = lambda _: None,
+        keys: Sequence[str] = (),
     ) -> None:
+        """`keys` are taken out of what the server says: some repeat the one that they refuse."""
         self.name = name
+        self._keys = keys
         self._server = server
         self._connect = connect
         self._pace = pace or McpPace()
@@ -203,7 +206,7 @@ class McpToolHost:
                 words = f"MCP server {self.name} did not answer within {limit_s:g} s"
                 result = ToolResult(words, FAILED_CALL, timed_out=True)
             except McpProblem as problem:
-                result = ToolResult(f"MCP server {self.name} {problem}", FAILED_CALL)
+                result = ToolResult(f"MCP server {self.name} {self._without_keys(str(problem))}", FAILED_CALL)
             return replace(result, ms=round((time.monotonic() - began) * 1000))
 
     async def _called(self, link: _Link, tool: ServerTool, arguments: JsonObject) -> ToolResult:
@@ -213,15 +216,21 @@ class McpToolHost:
             answer = await link.connection.ask("tools/call", params, link.revision, headers)
         except ServerError as error:
             self._failures = 0
+            words = self._without_keys(str(error))
             if error.code == ARGUMENTS_INVALID:
-                raise BadRequest(f"{tool.definition.name}: {error}", param="arguments") from error
-            return ToolResult(f"MCP server {self.name} answered with error {error.code}: {error}", FAILED_CALL)
+                raise BadRequest(f"{tool.definition.name}: {words}", param="arguments") from error
+            return ToolResult(f"MCP server {self.name} answered with error {error.code}: {words}", FAILED_CALL)
         self._failures = 0
         text, failed = await asyncio.to_thread(call_text, answer)
         ends = OutputEnds()
-        ends.feed(text.encode(errors="replace"))
+        ends.feed(self._without_keys(text).encode(errors="replace"))
         output, truncated = ends.text()
         return ToolResult(output or "(no output)", FAILED_CALL if failed else 0, truncated)
+
+    def _without_keys(self, text: str) -> str:
+        for key in self._keys:
+            text = text.replace(key, "[key]")
+        return text
 
     def _want(self) -> None:
         """Have it connected, where it is not and its time has come."""
@@ -295,7 +304,7 @@ class McpToolHost:
             self._link = None
             self._failures += 1
             self._retry_at = self._clock() + retry_after_s(self._failures)
-            self._problem = reason[: 2 * MAX_REASON_CHARS]
+            self._problem = self._without_keys(reason)[: 2 * MAX_REASON_CHARS]
             log.warning("MCP server %s %s", self.name, self._problem)
             self._tell()
 

@@ -31,6 +31,7 @@ MAX_TOOL_NAME_CHARS: Final = 64  # OpenAI's and Anthropic's limit
 MAX_WORDS: Final = 256  # of a command line, and of a list of tools
 MAX_VARIABLES: Final = 64
 MAX_FOLDERS: Final = 16
+MIN_KEY_CHARS: Final = 8
 MAX_SHOWN_VALUE_CHARS: Final = 100  # of one that is refused
 SEPARATOR: Final = "__"  # between a server's name and its tool's: neither OpenAI nor Anthropic takes a dot
 
@@ -166,6 +167,18 @@ def expanded(name: str, server: McpServerSettings, environment: Mapping[str, str
             f"[mcp.servers.{name}]: an environment variable that it names holds what cannot be sent: a key is one line "
             "of ASCII"
         ) from None
+
+
+def keys_of(server: McpServerSettings, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """What is never shown of a server as its configuration names it: variables that it is given, words of headers.
+
+    The longest first. Places are no keys, nor is what is shorter than `MIN_KEY_CHARS`: both stand in many a text.
+    """
+    values = (*server.env.values(), *server.headers.values())
+    named = {environment.get(variable, "") for value in values for variable in _VARIABLE.findall(value)}
+    words = {word for value in (*named, *server.headers.values()) for word in value.split()}
+    keys = (word for word in words if len(word) >= MIN_KEY_CHARS and not word.startswith("/") and "://" not in word)
+    return tuple(sorted(keys, key=len, reverse=True))
 
 
 def with_folders(name: str, server: McpServerSettings, data_dir: Path) -> McpServerSettings:

@@ -12,7 +12,7 @@ from swarm.node.settings import Settings, make_settings
 from swarm.node.setup import settle
 from swarm.node.tools import opened_servers, read_tool_plan, server_words
 from swarm.tools.mcp_host import server_hosts
-from swarm.tools.mcp_servers import McpServerSettings, expanded, with_folders
+from swarm.tools.mcp_servers import McpServerSettings, expanded, keys_of, with_folders
 from swarm.tools.plan import ToolPlan
 from swarm.tools.sandboxed_process import NoSandbox
 
@@ -195,3 +195,12 @@ async def test_servers_that_are_named_are_connected_to(tmp_path: Path) -> None:
         async with opened_servers(settings, None, NoSandbox("why", "what to do"), print):
             pass
     assert server_hosts({}, None, {}) == ()
+
+
+def test_what_is_no_key_is_shown_and_what_is_one_is_not() -> None:
+    server = McpServerSettings(
+        command=("x",), env={"MODE": "development", "TOKEN": "${TOKEN}", "PLACE": "${PLACE}", "LOGS": "${HOME}/logs"}
+    )
+    assert keys_of(server, {"TOKEN": "sk-of-the-server", "PLACE": "eu", "HOME": "/home/anna"}) == ("sk-of-the-server",)
+    far = McpServerSettings(url="http://127.0.0.1:1/mcp", headers={"Authorization": "Bearer sk-in-the-file"})
+    assert keys_of(far, {}) == ("sk-in-the-file",)

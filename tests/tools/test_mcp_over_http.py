@@ -18,7 +18,7 @@ from aiohttp import web
 from swarm.errors import BadRequest
 from swarm.tools.joined_hosts import JoinedHosts
 from swarm.tools.mcp_connections import ServerPlace, http_connection, process_connection
-from swarm.tools.mcp_host import McpPace, McpToolHost
+from swarm.tools.mcp_host import McpPace, McpToolHost, server_hosts
 from swarm.tools.mcp_servers import McpServerSettings
 from swarm.tools.sandbox import Sandbox
 from tests.doubles.tool_hosts import until
@@ -312,3 +312,27 @@ async def test_an_official_server_over_http_and_several_hosts_as_one() -> None:
                 assert host._link is not None
                 assert (host._link.revision == NEW) is (era == "new")
                 assert (await joined.execute("far.add", {"a": 1, "b": 1})).output == "2"
+
+
+async def test_a_key_that_a_server_repeats_is_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(request: web.Request, body: Any) -> web.Response:
+        error = {"code": code, "message": f"unknown key {request.headers['Authorization']}"}
+        return web.json_response({"jsonrpc": "2.0", "id": body["id"], "error": error})
+
+    code = -32000
+    async with serving(HttpServer(tools_call=refuse)) as server:
+        servers = {"far": McpServerSettings(url=server.url, headers={"Authorization": "Bearer ${FAR_KEY}"})}
+        (host,) = server_hosts(servers, None, {"FAR_KEY": "sk-of-the-server"})
+        async with host:
+            await host.settled(20)
+            assert "unknown key Bearer [key]" in (await host.execute("far__echo", {"text": "hi"})).output
+            code = -32602
+            with pytest.raises(BadRequest, match=r"unknown key Bearer \[key\]"):
+                await host.execute("far__echo", {"text": "hi"})
+    async with serving(HttpServer(initialize=refuse)) as server:
+        servers = {"far": McpServerSettings(url=server.url, headers={"Authorization": "Bearer ${FAR_KEY}"})}
+        (host,) = server_hosts(servers, None, {"FAR_KEY": "sk-of-the-server"})
+        async with host:
+            assert not await host.settled(20)
+            assert "unknown key Bearer [key]" in str(host.problem)
+    assert "sk-of-the-server" not in caplog.text
