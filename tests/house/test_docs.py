@@ -14,6 +14,7 @@ MADE: Final = {
     "control.json",
     "engine.json",
     "engines.json",
+    "opencode.json",
     "trail-1.json",
     "uv.toml",
     "usage.json",
