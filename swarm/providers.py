@@ -244,6 +244,11 @@ def base_for(
     return base
 
 
+def key_variables_at(provider: Provider, base_url: str | None = None) -> tuple[str, ...]:
+    """Where a provider's key is looked for when it is asked at `base_url` (None: at its own address)."""
+    return (FOREIGN_KEY_VARIABLE,) if is_foreign(provider, base_url) else provider.key_variables
+
+
 def key_for(
     provider: Provider,
     option: str | None,
@@ -256,9 +261,8 @@ def key_for(
     A provider's own variables go to its own hosts alone: for a foreign `base_url`, `FOREIGN_KEY_VARIABLE` counts.
     Raises SetupError for what cannot be a key; no message quotes it.
     """
-    variables = (FOREIGN_KEY_VARIABLE,) if is_foreign(provider, base_url) else provider.key_variables
     found = [("the key given", option), ("the key configured", configured)]
-    found += [(variable, environment.get(variable)) for variable in variables]
+    found += [(variable, environment.get(variable)) for variable in key_variables_at(provider, base_url)]
     for where, value in found:
         if value is not None and value.strip():
             return checked_key(value.strip(), where)
@@ -274,8 +278,7 @@ def checked_key(key: str, where: str) -> str:
 
 def missing_key(provider: Provider, base_url: str | None = None) -> str:
     """What to say where a provider needs a key and there is none."""
-    variables = (FOREIGN_KEY_VARIABLE,) if is_foreign(provider, base_url) else provider.key_variables
-    return f"{provider.title} needs a key: set {' or '.join(variables)} in the environment"
+    return f"{provider.title} needs a key: set {' or '.join(key_variables_at(provider, base_url))} in the environment"
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +301,12 @@ def listing_request(provider: Provider, key: str | None, base_url: str | None = 
     if provider.model_list == "google" and not foreign:
         return ProviderRequest(f"{provider.bases['google']}/v1beta/models?pageSize=1000", auth_headers("google", key))
     base = base_for(provider, base_url if foreign else None, None, "chat")
-    return ProviderRequest(f"{base}/models", auth_headers("chat", key))
+    headers = auth_headers("chat", key)
+    if (
+        foreign and provider.protocol == "anthropic"
+    ):  # a server that speaks it elsewhere may take its key in this header alone
+        headers = {**headers, **auth_headers("anthropic", key)}
+    return ProviderRequest(f"{base}/models", headers)
 
 
 def one_token_request(

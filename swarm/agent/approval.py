@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from swarm.tools.tool import ToolDefinition
 
 ALL: Final = "all"
+NOT_EXECUTED: Final = "not executed: "  # so begins what a model reads of a call that was not
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class ApprovalRules:
 def refusal(why: str) -> str:
     """What the model reads in place of a result."""
     said = f": {why}" if why else ""
-    return f"not executed: the person who is asked did not allow it{said}"
+    return f"{NOT_EXECUTED}the person who is asked did not allow it{said}"
 
 
 def unknown_grants(granted: Collection[str], tools: Collection[str]) -> list[str]:

@@ -48,6 +48,7 @@ from swarm.providers import (
     checked_key,
     is_foreign,
     key_for,
+    key_variables_at,
     missing_key,
     protocol_for,
     provider_named,
@@ -131,7 +132,7 @@ def make_model(
         provider.title,
         place.host,
         model,
-        provider.key_variables,
+        key_variables_at(provider, base_url),
         place.key,
         tuple(place.headers.values()),
     )

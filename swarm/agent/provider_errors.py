@@ -139,7 +139,11 @@ def _ours_in(error: BaseException | None) -> SwarmError | None:
 
 
 def _reason(error: BaseException, asked: AskedProvider) -> str:
-    """Why a connection failed: the innermost error that says something. The SDKs' own say "Connection error"."""
+    return _said(innermost_words(error), asked)
+
+
+def innermost_words(error: BaseException) -> str:
+    """What the innermost error says that says something. The SDKs' own say "Connection error" alone."""
     said = ""
     inner: BaseException | None = error
     for _ in range(MOST_CAUSES):
@@ -147,7 +151,7 @@ def _reason(error: BaseException, asked: AskedProvider) -> str:
             break
         said = str(inner) or said
         inner = inner.__cause__ or inner.__context__
-    return _said(said, asked)
+    return said
 
 
 def seconds_until(error: ModelAPIError) -> int:

@@ -21,6 +21,7 @@ from swarm.tools.tool import MAX_OUTPUT_CHARS, ToolDefinition, ToolResult
 
 MAX_ANSWER_BYTES: Final = 4 << 20  # all definitions of a host, with those of its MCP servers
 MAX_ERROR_CHARS: Final = 2000
+TOOLS_OFF: Final = "this node runs no tools: "  # so a node says it of itself
 CONNECT_S: Final = 5.0
 LIST_S: Final = 10.0
 GRACE_S: Final = 30.0  # above a call's own time: for the place among the calls that a host runs at once
@@ -169,6 +170,6 @@ class RemoteToolHost:
             case 403:
                 return Forbidden(f"the tool host {self._url} refuses: {message}", detail.code or "refused")
             case 404:
-                return SetupError(f"the node at {self._url} runs no tools: {message}")
+                return SetupError(f"the node at {self._url} runs no tools: {message.removeprefix(TOOLS_OFF)}")
             case _:
                 return Unavailable(f"the tool host {self._url} could not do it: {message}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import JsonValue
 
 from federation.tasks import cancel_and_wait
-from swarm.agent.approval import ApprovalAnswer, ApprovalRules, NotApproved, UndecidedAnswer, refusal
+from swarm.agent.approval import NOT_EXECUTED, ApprovalAnswer, ApprovalRules, NotApproved, UndecidedAnswer, refusal
 from swarm.agent.call_checks import AskedCall, CheckedCall, batches, check_arguments, check_call
 from swarm.agent.events import (
     AgentEvent,
@@ -50,7 +50,7 @@ DEFAULT_TURNS: Final = 25
 CHARS_PER_TOKEN: Final = 4  # at most, in what tools print: so much is cut at least
 ROOM: Final = 0.25  # of the context that is made free at once: each cut has the whole prompt read anew
 NOT_RUN: Final = 126  # the exit code of a call that was not executed, as shells have it
-ABORTED: Final = "not executed: the run was aborted"
+ABORTED: Final = f"{NOT_EXECUTED}the run was aborted"
 LOST: Final = "the agent ended before it kept a result: this may have been executed, in part or in whole"
 INTERRUPTED: Final = "aborted while it ran: what it had done until then stays"
 
@@ -64,7 +64,7 @@ AfterTool = Callable[[str, Mapping[str, JsonValue], ToolResult], Awaitable[ToolR
 
 async def refuse_all(tool: ToolDefinition, _: Mapping[str, JsonValue]) -> ApprovalAnswer:
     """Nobody is there to ask."""
-    return NotApproved(f"nobody is there to be asked whether {tool.name} may run")
+    return NotApproved(f"nobody is there to be asked whether {tool.name} may run (--yes {tool.name} lets it)")
 
 
 async def stop_undecided(_: StepVoted) -> UndecidedAnswer:
@@ -318,7 +318,7 @@ class Session:
             result = await host.execute(tool, arguments)
         except SwarmError as error:  # the model may know better, and the person sees it: the session goes on
             where = f" ({error.param})" if isinstance(error, BadRequest) and error.param else ""
-            result = ToolResult(f"not executed: {error}{where}", NOT_RUN)
+            result = ToolResult(f"{NOT_EXECUTED}{error}{where}", NOT_RUN)
         if self._options.after_tool is not None:
             result = await self._options.after_tool(tool, arguments, result) or result
         return result

@@ -25,6 +25,7 @@ from pydantic_ai.settings import ModelSettings
 
 from federation.printable_text import clean_line
 from swarm.agent.history import as_taken
+from swarm.agent.provider_errors import innermost_words
 from swarm.agent.step_vote import StepVotes
 from swarm.errors import (
     BadRequest,
@@ -199,8 +200,8 @@ def node_error(error: Exception, url: str) -> SwarmError:
     if isinstance(error, SwarmError):
         return error
     if not isinstance(error, ModelHTTPError):
-        why = clean_line(str(error.__cause__ or error)[:MAX_MESSAGE_CHARS])
-        if isinstance(error, ModelAPIError) and error.__cause__ is not None and "onnect" in why:
+        why = clean_line(innermost_words(error)[:MAX_MESSAGE_CHARS])
+        if isinstance(error, ModelAPIError) and "onnect" in str(error.__cause__ or ""):
             return Unavailable(
                 f"no node answers at {url} ({why}): start one with `swarm` (`swarm --model demo` needs no download), "
                 "or name one with --url"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from federation.printable_text import clean_line
 from swarm.environment import TOOL_KEY
 from swarm.errors import SetupError
 
@@ -75,7 +76,7 @@ def add_agent(commands: Any, add_url: Callable[[argparse.ArgumentParser], None],
 def run_agent(arguments: argparse.Namespace, key: str | None) -> int:
     """Do what the command line says; `key` is the API key for the node."""
     from swarm.commands.agent import AgentOptions, agent, list_sessions
-    from swarm.commands.node_client import NodeApi
+    from swarm.commands.node_client import NodeApi, is_address
     from swarm.node.settings import default_data_dir
 
     if sys.platform == "win32":  # its event loop has neither signals nor a terminal that can be waited for
@@ -94,12 +95,17 @@ def run_agent(arguments: argparse.Namespace, key: str | None) -> int:
     for name in ("root", "tools"):
         if not here and getattr(arguments, name) is not None:
             raise SetupError(f"--{name} is for tools here; a node that runs tools has its own (swarm --tools-root)")
+    if arguments.tool_host not in (HERE, OWN_NODE) and not is_address(arguments.tool_host):
+        raise SetupError(
+            f"--tool-host {clean_line(arguments.tool_host)!r} is no address of a node: use one like "
+            "http://127.0.0.1:17615, or none, after the task"
+        )
     options = AgentOptions(
         model=arguments.model,
         host=None if here else arguments.url if arguments.tool_host == OWN_NODE else arguments.tool_host,
         host_key=_tool_key(arguments, key),
         root=arguments.root,
-        tools=arguments.tools or DEFAULT_TOOLS,
+        tools=DEFAULT_TOOLS if arguments.tools is None else arguments.tools,
         votes=arguments.votes,
         ahead=arguments.ahead,
         min_agreement=arguments.min_agreement,

@@ -9,8 +9,9 @@ from typing import Final
 from pydantic import JsonValue
 
 from federation.printable_text import clean_line, cut
-from swarm.agent.approval import ApprovalAnswer, Approved, NotApproved, UndecidedAnswer
+from swarm.agent.approval import NOT_EXECUTED, ApprovalAnswer, Approved, NotApproved, UndecidedAnswer
 from swarm.agent.events import EndReason, RunEnded, StepVoted, ToolAsked, ToolDone
+from swarm.agent.session import INTERRUPTED
 from swarm.agent.step_vote import why_undecided
 from swarm.commands.chat_answer import vote_line
 
@@ -59,8 +60,11 @@ def vote_words(vote: StepVoted | None) -> str:
 def done_line(event: ToolDone) -> str:
     """What came of a call, in a line below it."""
     result = event.result
+    if not event.executed and result.output == INTERRUPTED:  # it had begun
+        return f"    {INTERRUPTED}"
     if not event.executed or result.exit_code:
         said = next((line for line in reversed(result.output.splitlines()) if line.strip()), "")
+        said = said if event.executed else said.removeprefix(NOT_EXECUTED)
         how = "time is up" if result.timed_out else f"exit {result.exit_code}" if event.executed else "not run"
         return f"    {how} · {cut(clean_line(said), MOST_SAID_COLUMNS)}" if said else f"    {how}"
     lines = len(result.output.splitlines())

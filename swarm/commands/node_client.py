@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
+from urllib.parse import urlsplit
 
 from federation.printable_text import clean_line
 from swarm.errors import SetupError, SwarmError
@@ -45,6 +46,13 @@ class NodeApi:
     url: str
     api_key: str | None = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        """Raises SetupError for an address that is none, and for a key that no header can hold."""
+        if not is_address(self.url):
+            raise SetupError(f"{clean_line(self.url)!r} is no address of a node: use one like http://127.0.0.1:17615")
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable()):
+            raise SetupError("the API key has characters that no key has, like a line end or an accent: give it anew")
+
     def request(self, path: str, body: dict[str, Any] | None = None) -> urllib.request.Request:
         headers = {} if self.api_key is None else {"Authorization": f"Bearer {self.api_key}"}
         data = None
@@ -52,6 +60,16 @@ class NodeApi:
             headers["Content-Type"] = "application/json"
             data = json.dumps(body).encode()
         return urllib.request.Request(self.url.rstrip("/") + path, data=data, headers=headers)
+
+
+def is_address(url: str) -> bool:
+    """Whether `url` is an http or https address that can be asked at all."""
+    try:
+        parts = urlsplit(url)
+        found = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not close, a port that is no number or above 65535
+        return False
+    return found and url.isprintable() and " " not in url
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -198,7 +216,7 @@ def _open(request: urllib.request.Request, timeout_s: float) -> Any:
         if error.code in (401, 403):
             raise NotForYou(clean_line(message[:MAX_MESSAGE_CHARS])) from error
         raise _refusal(message, error.code in (400, 404)) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise NodeUnreachable(
             f"no node answers at {request.full_url} ({reason}): "

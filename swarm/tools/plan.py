@@ -106,7 +106,7 @@ def plan_tools(
     try:
         root = root.expanduser().resolve(strict=True)
         if not root.is_dir():
-            raise SetupError(f"the tools' root {root} is not a folder: name one with --tools-root")
+            raise SetupError(f"the tools' root {root} is not a folder: name one")
     except (OSError, RuntimeError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise SetupError(f"the tools' root {root} cannot be used ({why}): name a folder that exists") from error

@@ -304,8 +304,11 @@ async def killed(process: asyncio.subprocess.Process) -> None:
 
     Python's `wait` waits for the ends of its pipes, too, and one that is full is not read to its end.
     """
-    with suppress(ProcessLookupError):
-        process.kill()
+    # Not `process.kill()`: that looks first whether the process has ended, and then takes its exit code away from
+    # asyncio, which says on the terminal that it knows no such child.
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
     transport: asyncio.SubprocessTransport | None = getattr(process, "_transport", None)
     if transport is not None:
         for number in range(3):

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from swarm.agent.approval import ApprovalAnswer, ApprovalRules, Approved, NotApproved, UndecidedAnswer, unknown_grants
+from swarm.agent.approval import (
+    ApprovalAnswer,
+    ApprovalRules,
+    Approved,
+    NotApproved,
+    UndecidedAnswer,
+    refusal,
+    unknown_grants,
+)
 from swarm.agent.call_checks import AskedCall, batches, check_call
 from swarm.agent.events import RunEnded, StepVoted, ToolAsked, ToolDone, as_json
+from swarm.agent.session import INTERRUPTED
 from swarm.agent.step_vote import StepVotes, is_decided, why_undecided
 from swarm.commands.agent_lines import (
     MOST_SHOWN_LINES,
@@ -64,6 +73,13 @@ def test_what_came_of_a_call_is_one_line(result: ToolResult, line: str) -> None:
 
 def test_a_call_that_never_ran_says_so() -> None:
     assert done_line(ToolDone(1, "c", "bash", ToolResult("no", 126), executed=False)) == "    not run · no"
+    refused = ToolResult(refusal("not that file"), 126)
+    said = "    not run · the person who is asked did not allow it: not that file"
+    assert done_line(ToolDone(1, "c", "bash", refused, executed=False)) == said
+
+
+def test_a_call_that_was_aborted_while_it_ran_is_not_said_not_to_have_run() -> None:
+    assert done_line(ToolDone(1, "c", "bash", ToolResult(INTERRUPTED, 126), executed=False)) == f"    {INTERRUPTED}"
 
 
 def test_before_it_is_allowed_a_call_is_shown_whole_and_indented() -> None:

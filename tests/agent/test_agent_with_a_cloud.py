@@ -46,6 +46,7 @@ async def test_an_expired_key_is_said_once(tmp_path: Path) -> None:
         assert len(fake.bodies) == 1, "it is not tried again"
     assert ran.returncode == 1
     assert ran.stderr.count("refuses the key") == 1
+    assert "set SWARM_PROVIDER_KEY in" in ran.stderr
     assert "sk-old-and-expired" not in ran.stderr
 
 
@@ -65,6 +66,17 @@ async def test_a_session_moves_from_the_swarm_to_a_cloud_and_back(tmp_path: Path
         assert ran.stdout.startswith("Three."), ran.stderr
         told = dict(seen(engine)[-2:-1])
     assert told == {"assistant": "[Reasoning]\nLet me see.\n[/Reasoning]\n\nTwo."}
+
+
+async def test_a_key_that_is_refused_elsewhere_is_not_the_vendor_s(tmp_path: Path) -> None:
+    async with fake_provider(ChatWire()) as fake:
+        ran = await asyncio.to_thread(
+            run_it, "http://127.0.0.1:9", tmp_path, "--provider", "groq", "--base-url", f"{fake.base}/v1",
+            "--model", "model-a", "--api-key", "sk-old-and-expired", "go",
+        )  # fmt: skip
+    assert ran.returncode == 1
+    assert "set SWARM_PROVIDER_KEY in" in ran.stderr
+    assert "GROQ_API_KEY" not in ran.stderr, "that one would not be sent there"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from swarm.agent import Agent
 from swarm.agent.remote_tools import MAX_ANSWER_BYTES, RemoteToolHost
+from swarm.cli import main
 from swarm.errors import BadRequest, Forbidden, SetupError, SwarmError, Unauthorized, Unavailable
 from swarm.tools.tool import MAX_OUTPUT_CHARS
 from tests.agent.scripted_turns import calls, node_taking, run_it, seen
@@ -205,3 +206,23 @@ async def test_a_real_node_s_tools_are_used_by_the_agent(tmp_path: Path) -> None
     assert "the word is banana" in told[0]
     assert (root / "out.txt").read_text() == "hello"
     assert json.loads(ran.stdout.splitlines()[0])["tools"] == ["read", "write"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--tool-host", "make the failing test pass"], "none, after the task"),
+        (["--tool-host", "ftp://kitchen", "go"], "is no address of a node"),
+        (["--tools", "", "go"], "no tool is named"),
+        (["--root", "file", "go"], "is not a folder: name one\n"),
+    ],
+)
+def test_tools_that_cannot_be_are_refused_before_anything_is_asked(
+    words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    (tmp_path / "file").touch()
+    assert main(["agent", *words]) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()

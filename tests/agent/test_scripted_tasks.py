@@ -528,6 +528,7 @@ async def test_a_node_that_is_gone_is_an_error_with_the_remedy(shop: Shop) -> No
     assert job.code == 1
     [error] = job.of("error")
     assert error["message"].startswith(f"no node answers at {url}")
+    assert "onnection error" not in error["message"], "that says nothing"
     assert "--url" in error["message"]
 
 

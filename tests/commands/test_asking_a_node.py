@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -10,15 +11,17 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
+from swarm.cli import main
 from swarm.commands.node_client import (
     MAX_ERROR_BYTES,
     MAX_JSON_BYTES,
     MAX_MESSAGE_CHARS,
     NodeApi,
+    NodeUnreachable,
     get_json,
     post_stream,
 )
-from swarm.errors import SwarmError
+from swarm.errors import SetupError, SwarmError
 
 
 @contextmanager
@@ -96,3 +99,38 @@ def test_a_refusal_is_quoted_within_bounds(body: bytes) -> None:
 def test_an_event_that_is_no_json_is_an_error_in_words(line: bytes) -> None:
     with answering(200, line + b"\n") as (url, _), pytest.raises(SwarmError, match="is it a node"):
         list(post_stream(NodeApi(url), "/", {}))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["foo", "", "ftp://kitchen", "http://", "http://a b", "http://a\nb", "http://[a", "http://a:99999", "http://a:x"],
+)
+def test_what_is_no_address_is_said_before_anything_is_asked(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SetupError, match="is no address of a node"):
+        NodeApi(url)
+    for command in (["status"], ["chat", "hi"], ["vote", "hi"], ["models", "list"], ["agent", "hi"]):
+        assert main([*command, "--url", url]) == 2, command
+    assert capsys.readouterr().err.count("is no address of a node") == 5
+
+
+def test_a_key_that_no_header_can_hold_is_refused_and_not_quoted() -> None:
+    for key in ("sk-se\ncret", "sk-sécret"):
+        with pytest.raises(SetupError, match="API key") as caught:
+            NodeApi("http://127.0.0.1:9", key)
+        assert "cret" not in str(caught.value)
+
+
+def test_a_server_of_another_protocol_is_no_node() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def speak() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"\x00\xff SSH-2.0 x\r\n")
+
+        thread = threading.Thread(target=speak)
+        thread.start()
+        with pytest.raises(NodeUnreachable, match="no node answers"):
+            get_json(NodeApi(f"http://127.0.0.1:{server.getsockname()[1]}"), "/")
+        thread.join()

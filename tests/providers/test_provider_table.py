@@ -21,6 +21,8 @@ from swarm.providers import (
     base_for,
     is_foreign,
     key_for,
+    key_variables_at,
+    listing_request,
     missing_key,
     protocol_for,
     provider_at,
@@ -263,3 +265,19 @@ def test_each_level_in_each_dialect(name: str, model: str, expected: dict[Thinki
 @pytest.mark.parametrize("name", ["openai", "groq", "deepseek", "zenmux"])
 def test_a_foreign_base_is_told_in_openais_words(name: str) -> None:
     assert thinking_fields(PROVIDERS[name], "some-model", "high", ELSEWHERE)["reasoning_effort"] == "high"
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in PROVIDERS.values() if row.protocol == "anthropic"], ids=lambda row: row.name
+)
+def test_a_list_elsewhere_is_asked_for_with_the_key_where_the_answers_are(row: Provider) -> None:
+    asked = listing_request(row, "sk-1", ELSEWHERE)
+    assert asked is not None
+    assert asked.headers["x-api-key"] == "sk-1"
+    assert asked.headers["Authorization"] == "Bearer sk-1"
+
+
+@pytest.mark.parametrize("row", PROVIDERS.values(), ids=lambda row: row.name)
+def test_where_a_key_is_looked_for_is_what_is_said_of_it(row: Provider) -> None:
+    assert key_variables_at(row) == row.key_variables
+    assert key_variables_at(row, ELSEWHERE) == ("SWARM_PROVIDER_KEY",)

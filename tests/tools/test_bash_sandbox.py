@@ -6,17 +6,21 @@ and then it has to.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import secrets
+import signal
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from swarm.tools.sandboxed_process import killed
 from tests.doubles.tool_hosts import (
     SECRET,
     ToolHostProcess,
@@ -255,6 +259,22 @@ def test_processes_that_take_too_much_memory_together_are_ended(host: ToolHostPr
 def test_nothing_of_the_secret_was_ever_said(host: ToolHostProcess) -> None:
     assert (host.root.parent / "secret.txt").read_text() == SECRET
     assert SECRET not in host.bash("cat ../secret.txt ../../*/secret.txt /tmp/*/secret.txt").output
+
+
+def ended(pid: int) -> None:
+    """Return when that process is over; its exit code stays for who waits for it."""
+    os.kill(pid, signal.SIGKILL)
+    with suppress(ChildProcessError):  # asyncio has seen it already
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+async def test_what_ended_by_itself_meanwhile_is_left_to_who_waits_for_it(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(20):
+        process = await asyncio.create_subprocess_exec("sleep", "60", stdout=asyncio.subprocess.PIPE)
+        ended(process.pid)
+        await killed(process)
+        assert process.returncode == -signal.SIGKILL
+    assert not caplog.records, "on a person's terminal"
 
 
 def test_as_root_there_is_no_bash(tmp_path: Path) -> None:
