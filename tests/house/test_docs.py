@@ -60,3 +60,18 @@ def test_every_link_within_the_documents_leads_somewhere() -> None:
             if not page.exists() or (anchor and page.suffix == ".md" and anchor not in anchors_of(page)):
                 broken.append(f"{reader}: {target}")
     assert not broken, "\n".join(broken)
+
+
+EXAMPLE: Final = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def test_every_example_in_python_is_a_program_as_it_stands() -> None:
+    examples = [
+        (file, example)
+        for file in tracked()
+        if file.endswith(".md")
+        for example in EXAMPLE.findall((ROOT / file).read_text(encoding="utf-8"))
+    ]
+    assert examples
+    for file, example in examples:
+        compile(example, file, "exec")  # without flags: `await` outside of a function is no program
