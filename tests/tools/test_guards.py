@@ -82,12 +82,13 @@ def test_a_killed_host_leaves_commands_behind_that_would_not_die_with_it() -> No
 
 
 @needs_bwrap
+@pytest.mark.slow
 def test_a_command_that_does_not_wait_for_the_node_outlives_one_killed_as_it_starts() -> None:
-    """It depends on the moment: within so many tries one comes through."""
+    """It depends on a moment of some microseconds, which a busy machine hardly meets: some of many tries do."""
     weakened = {"instead": [["read -r -u $line || exit 125", "read -r -u $line"]]}
     left: set[str] = set()
     with project_folder() as root:
-        for _ in range(20):
+        for _ in range(300):
             mark = secrets.token_hex(8)
             with tool_host(root, weakened=weakened) as running:
                 running.begin("bash", command=f"exec -a {mark} sleep 600")
