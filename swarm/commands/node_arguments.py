@@ -51,6 +51,13 @@ def _add_network(group: Any) -> None:
     )
     group.add_argument("--host", metavar="IP", help="listen on and announce this address only")
     group.add_argument("--port", type=int, help=f"port to listen on (default {DEFAULT_PORT})")
+    group.add_argument(
+        "--also-port",
+        action="append",
+        type=int,
+        metavar="PORT",
+        help="listen there, too: 11434, as Ollama does; repeatable",
+    )
     group.add_argument("--name", help="this node's name (default: the host name)")
 
 
@@ -59,7 +66,7 @@ def _add_access(group: Any) -> None:
         "--api-key",
         action="append",
         metavar="KEY",
-        help="clients need this key; repeatable; `ps` shows it: rather use",
+        help="clients need it; repeatable; `ps` shows it: rather use",
     )
     group.add_argument(
         "--api-key-file",

@@ -9,6 +9,7 @@ from typing import Final, Self
 
 from federation import wire
 from federation.advertisement import Capabilities
+from federation.hostport import make_address
 from federation.peer import AddressRejected, Change, Peer, PeerChanged, PeerJoined, PeerLeft, Source, Why
 from federation.tasks import cancel_and_wait
 from swarm import program_version
@@ -43,6 +44,11 @@ def banner(
     everywhere = setup.addresses.is_everywhere and not setup.announced.is_loopback
     here = f"  (on this machine also http://127.0.0.1:{setup.port}/v1)" if everywhere else ""
     yield f"  API        http://{setup.announced}/v1{here}"
+    if setup.also.ports:
+        hosts = [setup.announced.host, *(["127.0.0.1"] if everywhere else [])]
+        yield f"  also at    {', '.join(str(make_address(host, port)) for port in setup.also.ports for host in hosts)}"
+    for problem in setup.also.problems:
+        yield f"  also at    {problem}"
     if federated:
         yield f"  network    {setup.addresses.reason}"
         yield f"  trust      {trust_words(setup.trust)}"

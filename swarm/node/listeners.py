@@ -1,4 +1,4 @@
-"""The sockets that a node listens on: IPv4 and IPv6 side by side on one port.
+"""The sockets that a node listens on: IPv4 and IPv6 side by side on one port, and on further ones (`--also-port`).
 
 Listening sockets that systemd opened and hands over (its socket activation): a restart refuses nobody.
 
@@ -8,18 +8,25 @@ They outlive each process; whoever connects while none runs waits in the system'
 from __future__ import annotations
 
 import errno
+import http.client
 import ipaddress
 import os
 import socket
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+import psutil
+
 from federation.hostport import MAX_PORT
+from federation.printable_text import clean_line
 from swarm.errors import SetupError
 
 LISTEN_BACKLOG: Final = 1024
 PORT_TRIES: Final = 8  # for --port 0: a port that is free for one family may be taken for the other
 PORT_STEP: Final = 2  # to another node's: the port after a node's own is where one of 0.1 takes whoever it invites
+ASK_S: Final = 1.0  # whoever listens on a port that is wanted; a program of this machine answers within ms
+MAX_GREETING_BYTES: Final = 64
 _NO_SUCH_FAMILY = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 
 
@@ -39,6 +46,74 @@ def open_listeners(bind_hosts: Sequence[str], port: int) -> tuple[socket.socket,
 def another_port(port: int) -> int:
     """One to propose where `port` is taken."""
     return port + PORT_STEP if port + PORT_STEP <= MAX_PORT else port - PORT_STEP
+
+
+@dataclass(frozen=True, slots=True)
+class AlsoPorts:
+    """Further ports of a node: `ports` are listened on by `listeners`, `problems` say why others are not."""
+
+    ports: tuple[int, ...] = ()
+    listeners: tuple[socket.socket, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def open_also(
+    bind_hosts: Sequence[str], ports: Iterable[int], who_listens: Callable[[int], str | None] | None = None
+) -> AlsoPorts:
+    """Listening sockets on further ports, each on all of the hosts or not at all: a taken one is no error.
+
+    Blocks, for up to `ASK_S` where somebody else listens there.
+    """
+    who_listens = who_listens or listening_program
+    opened: list[int] = []
+    listeners: list[socket.socket] = []
+    problems: list[str] = []
+    for port in dict.fromkeys(ports):
+        try:
+            listeners += _open_all(bind_hosts, port)
+            opened.append(port)
+        except SetupError as error:
+            problems.append(_also_problem(bind_hosts[0], port, error, who_listens))
+    return AlsoPorts(tuple(opened), tuple(listeners), tuple(problems))
+
+
+def _also_problem(host: str, port: int, error: SetupError, who_listens: Callable[[int], str | None]) -> str:
+    """What the banner says of a further port that cannot be had, and why."""
+    cause = error.__cause__
+    if not (isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE):
+        return f"not port {port}: {error}"
+    who = who_listens(port) or ("Ollama" if _is_ollama(host, port) else "another program")
+    return (
+        f"not port {port}: {who} listens there already; stop it and start this node again, "
+        f"or leave out --also-port {port}"
+    )
+
+
+def listening_program(port: int) -> str | None:
+    """The name and number of the process that listens on `port`; None where the system does not tell this user."""
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port:
+                if connection.pid is None:
+                    continue
+                return f"{clean_line(psutil.Process(connection.pid).name())} (process {connection.pid})"
+    except (psutil.Error, OSError, RuntimeError):
+        return None
+    return None
+
+
+def _is_ollama(host: str, port: int) -> bool:
+    """Whether what listens there greets as Ollama does (its `GET /` is "Ollama is running")."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    here = ("::1" if address.version == 6 else "127.0.0.1") if address.is_unspecified else host
+    connection = http.client.HTTPConnection(here, port, timeout=ASK_S)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().read(MAX_GREETING_BYTES).startswith(b"Ollama")
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _open_all(bind_hosts: Sequence[str], port: int) -> tuple[socket.socket, ...]:

@@ -161,7 +161,7 @@ class Node:
         folder = await asyncio.to_thread(hold_folder, settings.data_path, settings.name)
         self._stack.callback(folder.close)  # last of all: until then what is written there is this node's
         self.setup, listeners = await asyncio.to_thread(settle, settings)
-        for listener in listeners:
+        for listener in (*listeners, *self.setup.also.listeners):
             self._stack.callback(listener.close)
         pace = PoolPace.for_peers(settings.peers.loads_a_minute)
         pool = WorkerPool(self.setup.identity.node_id, settings.queue, pace=pace)
@@ -302,7 +302,8 @@ class Node:
         runner = web.AppRunner(
             app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=CUT_S
         )
-        async with shared_port(runner, listeners, trust, FLUSH_S, pairing=self._pairing) as self._ports:
+        also = self.setup.also.listeners
+        async with shared_port(runner, listeners, trust, FLUSH_S, pairing=self._pairing, plain=also) as self._ports:
             yield
 
     async def _read_memory(self) -> Sequence[PoolNow]:

@@ -27,7 +27,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
-from federation.hostport import DEFAULT_PORT
+from federation.hostport import DEFAULT_PORT, MAX_PORT
 from swarm.consensus.cascade import LEAST_VOTES
 from swarm.consensus.options import MAX_VOTES, Strategy, StreamMode
 from swarm.engines.registry import EngineName, Isolation
@@ -124,6 +124,13 @@ def _sandbox(text: str) -> str:
     return text
 
 
+def _one_or_several(value: object) -> object:
+    return [value] if isinstance(value, str | int) else value
+
+
+MAX_ALSO_PORTS = 8
+PortNumber = Annotated[int, between(1, MAX_PORT)]
+Ports = Annotated[tuple[PortNumber, ...], Field(max_length=MAX_ALSO_PORTS), BeforeValidator(_one_or_several)]
 Models = Annotated[Texts, Field(max_length=MOST_LOADED)]
 Upstreamed = Annotated[Texts, Field(max_length=MAX_UPSTREAMS)]
 ToolNames = Annotated[tuple[str, ...], BeforeValidator(_tool_names)]
@@ -147,6 +154,7 @@ class Settings:
     host: str | None = None
     interface: Texts = ()
     port: Annotated[int, between(0, 65535)] = DEFAULT_PORT
+    also_port: Ports = ()
     name: str | None = None
     api_key: Texts = field(default=(), repr=False)
     api_key_file: Path | None = None

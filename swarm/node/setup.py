@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from federation.addresses import AnnouncedAddresses
 from federation.errors import FederationError
@@ -17,7 +17,7 @@ from swarm.errors import SetupError
 from swarm.gateway.http.access import AccessRules
 from swarm.node.access import check_federation, read_access
 from swarm.node.discovery import chosen_addresses
-from swarm.node.listeners import open_listeners, take_listeners
+from swarm.node.listeners import AlsoPorts, open_also, open_listeners, take_listeners
 from swarm.node.settings import Settings
 from swarm.node.tools import check_no_model, check_reach, read_tool_plan
 from swarm.node.upstream import read_upstreams
@@ -40,6 +40,7 @@ class NodeSetup:
     upstreams: tuple[UpstreamPlan, ...] = ()
     tools: ToolPlan | None = None
     has_successor: bool = False  # systemd holds the port: who connects while no process listens waits for the next
+    also: AlsoPorts = field(default_factory=AlsoPorts)
 
     @property
     def announced(self) -> Address:
@@ -56,7 +57,10 @@ class NodeSetup:
 
 
 def settle(settings: Settings) -> tuple[NodeSetup, tuple[socket.socket, ...]]:
-    """Identity, addresses and the listening socket. Blocks. Raises SetupError for what cannot be had."""
+    """Identity, addresses and the listening sockets, the further ones in `also`. Blocks.
+
+    Raises SetupError for what cannot be had; a further port that is taken is none of it.
+    """
     try:
         identity = load_identity(settings.data_path, settings.name)
         trust = Trust.load(identity, settings.data_path)
@@ -78,5 +82,8 @@ def settle(settings: Settings) -> tuple[NodeSetup, tuple[socket.socket, ...]]:
     listeners = handed_over or open_listeners(addresses.bind_hosts, settings.port)
     port = int(listeners[0].getsockname()[1])
     has_successor = bool(handed_over)
-    setup = NodeSetup(identity, secrets.token_hex(8), addresses, port, access, trust, upstreams, tools, has_successor)
+    also = open_also(addresses.bind_hosts, [other for other in settings.also_port if other != port])
+    setup = NodeSetup(
+        identity, secrets.token_hex(8), addresses, port, access, trust, upstreams, tools, has_successor, also
+    )
     return setup, listeners

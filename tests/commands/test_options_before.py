@@ -28,7 +28,8 @@ from swarm.errors import SetupError
 
 VALUES = {
     "--federation": (), "--peer": ("10.0.0.2:17615",), "--peer-file": ("peers",), "--interface": ("wg0",),
-    "--host": ("127.0.0.1",), "--port": ("17701",), "--name": ("status",), "--api-key": ("key",),
+    "--host": ("127.0.0.1",), "--port": ("17701",), "--also-port": ("11434",),
+    "--name": ("status",), "--api-key": ("key",),
     "--api-key-file": ("keys",), "--admin-key-file": ("admins",), "--open-federation": (), "--answer-any-model": (),
     "--fetch-images": (), "--record": (),
     "--allow-host": ("house",), "--allow-origin": ("http://house",), "--model": ("demo",),

@@ -69,10 +69,12 @@ async def shared_port(
     flush_s: float = 0.0,
     limits: PortLimits | None = None,
     pairing: PairingServer | None = None,
+    plain: Iterable[socket.socket] = (),
 ) -> AsyncGenerator[tuple[SharedPort, ...]]:
     """Serve the runner's application on `listeners`, to members over TLS too; when trust changes, cut who is out.
 
     Whoever shows no certificate over TLS is given to `pairing` while that is open, and gets nothing else.
+    On `plain` there is no TLS, neither for members nor for joiners, and who waits there waits for no other process.
     At the end readers get `flush_s` to take what was written, the runner is cleaned up and no connection is left.
     """
     ports: tuple[SharedPort, ...] = ()
@@ -86,7 +88,7 @@ async def shared_port(
         ports = tuple(
             SharedPort(server, listener, lambda: trust.server_context, trust.is_member, limits, joiners, cap)
             for listener in listeners
-        )
+        ) + tuple(SharedPort(server, listener, None, limits=limits, cap=cap) for listener in plain)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(flushed, server, flush_s)
             for port in ports:
@@ -123,6 +125,7 @@ class SharedPort:
     """Accepts on `listener` from `__aenter__` to `__aexit__`, which leaves established connections to the server.
 
     `tls` gives the context for TLS connections at that moment; None hands them to HTTP, which does not understand them.
+    Where `tls` itself is None, none is ever taken, and nobody is left waiting for a process that comes after this one.
     Whoever `is_member` does not know when the handshake is over is cut off: it began with the pins of before.
     """
 
@@ -130,7 +133,7 @@ class SharedPort:
         self,
         server: web.Server,
         listener: socket.socket,
-        tls: Callable[[], ssl.SSLContext | None],
+        tls: Callable[[], ssl.SSLContext | None] | None,
         is_member: Callable[[str | None], bool] = lambda _: True,
         limits: PortLimits | None = None,
         joiners: Joiners | None = None,
@@ -178,7 +181,7 @@ class SharedPort:
         Closing the socket refuses those whom the system let wait, so they are taken in first. They are left waiting for
         a successor, where the socket outlives this process.
         """
-        self._acceptor.stop(leave_waiting)
+        self._acceptor.stop(leave_waiting and self._tls is not None)
 
     def _take(self, connection: socket.socket, host: str) -> None:
         if len(self._undecided) >= self._limits.undecided:
@@ -215,7 +218,7 @@ class SharedPort:
             choose = partial(self._member_or_joiner, joiners.pairing, host)
             await self._serve(connection, host, for_joiners, lambda: _Chosen(choose), self._is_known)
         else:
-            context = self._tls() if first == TLS_HANDSHAKE else None
+            context = self._tls() if self._tls is not None and first == TLS_HANDSHAKE else None
             await self._serve(connection, host, context, self._connection, self._is_member)
 
     def _member_or_joiner(
