@@ -62,6 +62,7 @@ from swarm.gateway.observing.usage import USAGE, UsageBook, UsageCounters, Usage
 from swarm.gateway.observing.usage_file import keeping_usage
 from swarm.gateway.observing.view import ViewSources
 from swarm.gateway.observing.vote_history import MAX_KEPT, VOTES, VoteHistory
+from swarm.gateway.ollama import endpoints as ollama
 from swarm.gateway.openai import endpoints as openai
 from swarm.gateway.page import endpoints as page
 from swarm.gateway.page import models as page_models
@@ -237,7 +238,7 @@ def make_app(
     app[TOOLS] = ToolService(tool_host, metrics)
     app[STARTED_AT] = int(time.time())
     of_nodes, of_page = (peers, model_files, management), (page, rights, page_models, pulls, events)
-    for room in (openai, responses, anthropic, llama, tools, observing, pages, *of_nodes, *of_page):
+    for room in (openai, responses, anthropic, llama, ollama, tools, observing, pages, *of_nodes, *of_page):
         app.add_routes(with_unversioned_paths(room.routes()))
     every_route_has_a_kind(app)
     return app

@@ -109,6 +109,34 @@ MCP: dict[str, Any] = {
     "jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "say", "arguments": {"text": "hello"}},
 }  # fmt: skip
 
+OLLAMA_OPTIONS: dict[str, Any] = {
+    "num_predict": 1, "stop": ["x"], "seed": 1, "temperature": 0.5, "top_k": 5, "top_p": 1, "min_p": 0,
+    "repeat_penalty": 1.1, "presence_penalty": 0, "frequency_penalty": 0, "num_ctx": 1024,
+}  # fmt: skip
+OLLAMA_CHAT: dict[str, Any] = {
+    "model": "demo",
+    "messages": [
+        {"role": "user", "content": "hello"},
+        {
+            "role": "assistant",
+            "content": "",
+            "thinking": "a",
+            "tool_calls": [{"function": {"name": "f", "arguments": {"a": 1}}}],
+        },
+        {"role": "tool", "tool_name": "f", "content": "5"},
+    ],
+    "tools": [{"type": "function", "function": {"name": "f", "description": "f", "parameters": WORDS}}],
+    "think": False,
+    "format": WORDS,
+    "options": OLLAMA_OPTIONS,
+    "keep_alive": "5m",
+    "stream": True,
+    "swarm": SINGLE,
+}
+OLLAMA_TEXT: dict[str, Any] = {
+    "model": "demo", "prompt": "a", "system": "b", "format": "json", "options": OLLAMA_OPTIONS, "stream": False,
+}  # fmt: skip
+
 BODIES: dict[str, tuple[dict[str, Any], ...]] = {
     "/chat/completions": (CHAT, JSON_CHAT),
     "/completions": (TEXT,),
@@ -125,6 +153,11 @@ BODIES: dict[str, tuple[dict[str, Any], ...]] = {
     "/apply-template": (TEMPLATE,),
     "/tools/execute": (EXECUTE,),
     "/mcp": (MCP,),
+    "/api/chat": (OLLAMA_CHAT,),
+    "/api/generate": (OLLAMA_TEXT,),
+    "/api/embed": (EMBED,),
+    "/api/embeddings": ({"model": "demo", "prompt": "hello"},),
+    "/api/show": ({"model": "demo"},),
     "/federation/v1/candidates": (CANDIDATES,),
     "/federation/v1/generate": (CHAT, TEXT),
 }

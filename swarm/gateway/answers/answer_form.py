@@ -82,6 +82,15 @@ class AnswerForm(Protocol):
         ...
 
 
+@runtime_checkable
+class TimedForm(Protocol):
+    """A form that tells when its answer began."""
+
+    def first(self) -> None:
+        """The answer's first piece came."""
+        ...
+
+
 def shown_id(given: str | None, taken: Collection[str]) -> str:
     """The id under which a client sees a call: `call_` and something, as OpenAI has it.
 

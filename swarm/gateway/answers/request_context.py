@@ -21,7 +21,7 @@ from swarm.engines.assembly import AnswerBuilder, sampled_anew
 from swarm.engines.schema_check import Violation
 from swarm.engines.upstream.upstream_http import VIA_HEADER
 from swarm.errors import DeadlineExceeded, EngineFailed
-from swarm.gateway.answers.answer_form import AnswerForm
+from swarm.gateway.answers.answer_form import AnswerForm, TimedForm
 from swarm.gateway.http.bodies import compact
 from swarm.gateway.http.errors import REQUEST_ID_HEADER
 from swarm.gateway.http.in_progress import Work
@@ -144,6 +144,8 @@ class RequestContext:
 
     def note(self, event: Delta | Finish) -> None:
         """An event of an answer that a client is given."""
+        if not self._made and isinstance(self.asked.form, TimedForm):
+            self.asked.form.first()
         made = self._made.setdefault(event.choice, MadeSoFar())
         if isinstance(event, Finish):
             made.tokens = event.usage.completion_tokens

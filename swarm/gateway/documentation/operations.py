@@ -51,6 +51,16 @@ from swarm.gateway.documentation.answer_bodies import (
     ToolListing,
 )
 from swarm.gateway.documentation.document import SSE, Operation
+from swarm.gateway.documentation.ollama_answers import (
+    OllamaChatAnswer,
+    OllamaErrorBody,
+    OllamaShown,
+    OllamaTags,
+    OllamaText,
+    OllamaVector,
+    OllamaVectors,
+    OllamaVersion,
+)
 from swarm.gateway.http.access import (
     LOGS_PATH,
     MCP_PATH,
@@ -70,6 +80,13 @@ from swarm.gateway.observing.performance import PerformanceView
 from swarm.gateway.observing.usage import UsageListing
 from swarm.gateway.observing.view import FederationView, RequestListing
 from swarm.gateway.observing.vote_history import VoteInFull, VoteListing
+from swarm.gateway.ollama.bodies import (
+    OllamaChatBody,
+    OllamaEmbedBody,
+    OllamaEmbeddingsBody,
+    OllamaGenerateBody,
+    OllamaNamedBody,
+)
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
 from swarm.gateway.openai.utility_calls import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.gateway.page.models import StoredListing
@@ -83,7 +100,8 @@ from swarm.generation import JsonObject
 PROMETHEUS: Final = "text/plain"
 PAGE: Final = "text/html"
 ANSWERS, TEXTS, MODELS, NODE = "Answers", "Texts and tokens", "Models", "Node"
-MANAGEMENT, OWNER, TOOLS = "Management", "For the owner", "Tools"
+MANAGEMENT, OWNER, TOOLS, OLLAMA = "Management", "For the owner", "Tools", "Ollama's API"
+NDJSON: Final = "application/x-ndjson"
 
 HELLO: JsonObject = {"model": "swarm", "messages": [{"role": "user", "content": "Calculate 12 + 7 - 3"}]}
 ONCE: JsonObject = {"model": "swarm", "prompt": "Once upon a time", "max_tokens": 40}
@@ -160,6 +178,34 @@ OPERATIONS: Final = (
         others=OF_ASKING,
     ),
     Operation("post", "/v1/props", "Always refused: settings are given where the node is started", MODELS),
+    Operation(
+        "post", "/api/chat", "A conversation's next turn, in Ollama's form", OLLAMA,
+        OllamaChatAnswer, OllamaChatBody, NDJSON, errors=OllamaErrorBody, example={**HELLO, "stream": False},
+    ),
+    Operation(
+        "post", "/api/generate", "Answer a prompt, or continue a text, in Ollama's form", OLLAMA,
+        OllamaText, OllamaGenerateBody, NDJSON, errors=OllamaErrorBody,
+        example={"model": "swarm", "prompt": "Once upon a time", "stream": False},
+    ),
+    Operation(
+        "post", "/api/embed", "A vector for each text, in Ollama's form", OLLAMA,
+        OllamaVectors, OllamaEmbedBody, errors=OllamaErrorBody, example=EMBED,
+    ),
+    Operation(
+        "post", "/api/embeddings", "A vector for one text, in Ollama's older form", OLLAMA,
+        OllamaVector, OllamaEmbeddingsBody, errors=OllamaErrorBody, example={"model": "swarm", "prompt": "a text"},
+    ),
+    Operation("get", "/api/tags", "Every model, in Ollama's form", OLLAMA, OllamaTags, errors=OllamaErrorBody),
+    Operation(
+        "post", "/api/show", "One model, by any of its names, in Ollama's form", OLLAMA,
+        OllamaShown, OllamaNamedBody, errors=OllamaErrorBody, example={"model": "swarm"},
+    ),
+    Operation("get", "/api/ps", "The loaded models, in Ollama's form", OLLAMA, OllamaTags, errors=OllamaErrorBody),
+    Operation("get", "/api/version", "The version of Ollama's API", OLLAMA, OllamaVersion, errors=OllamaErrorBody),
+    Operation("post", "/api/create", "Always refused: models are not made here", OLLAMA, errors=OllamaErrorBody),
+    Operation(
+        "post", "/api/blobs/{digest}", "Always refused: models are not made here", OLLAMA, errors=OllamaErrorBody
+    ),
     Operation(
         "get", TOOLS_PATH, "The tools that this node executes, where it was started with some", TOOLS, ToolListing,
         others={404: ErrorBody},

@@ -110,6 +110,8 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
         "POST /v1/messages/count_tokens", "POST /v1/embeddings", "POST /v1/infill", "POST /v1/tokenize",
         "POST /v1/detokenize", "POST /v1/apply-template", "POST /v1/rerank", "POST /v1/reranking",
         "GET /v1/models", "GET /v1/models/{id}", "GET /v1/props", "POST /v1/props",
+        "POST /api/chat", "POST /api/generate", "POST /api/embed", "POST /api/embeddings", "GET /api/tags",
+        "POST /api/show", "GET /api/ps", "GET /api/version", "POST /api/create", "POST /api/blobs/{digest}",
     ),
     RouteKind.STATUS: (
         "GET /metrics", "GET /v1/federation/health", "GET /v1/events",

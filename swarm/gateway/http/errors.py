@@ -1,10 +1,12 @@
 """The one place that turns failures into HTTP: status, error object, and whether a client should retry.
 
-The object is OpenAI's; on the paths of Anthropic's API, and for who sends its version header, it is Anthropic's.
+The object is OpenAI's; on the paths of Anthropic's API, and for who sends its version header, it is Anthropic's, and on
+those of Ollama's API it is Ollama's.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 from collections.abc import Mapping
@@ -58,6 +60,7 @@ HTTP_REFUSALS = {
 }
 EXPECTED = web.RequestKey("expected", str)  # an Expect header that nobody here can meet
 MAX_SHOWN_CHARS = 80  # of a header, in an error
+MAX_NEAR = 3  # names that may have been meant
 QUIET = {"members_only": logging.DEBUG}  # open nodes near a paired swarm ask each of its nodes every few seconds
 SDK_WAITS_S = 60  # OpenAI's and Anthropic's SDKs take a longer Retry-After for none, and come back at once
 INTERNAL_ERROR = "this node made an error; see its log"
@@ -177,10 +180,12 @@ def _passed_on(error: UpstreamRefused) -> HttpError:
     )
 
 
-def error_response(error: HttpError, anthropic: bool) -> web.Response:
-    """`error` in OpenAI's shape, or in Anthropic's."""
+def error_response(error: HttpError, request: web.BaseRequest, cause: SwarmError | None = None) -> web.Response:
+    """`error` in the shape of the API that `request` speaks: OpenAI's, Anthropic's or Ollama's."""
     body, headers = error.body(), error.headers()
-    if anthropic:
+    if is_ollama(request):
+        body = {"error": error.message} if cause is None else ollama_error_object(cause)
+    elif is_anthropic(request):
         body = anthropic_error_object(error.status, error.message, error.extra)
         headers[ANTHROPIC_REQUEST_ID_HEADER] = current_request_id.get()
     return web.json_response(body, status=error.status, headers=headers)
@@ -232,17 +237,17 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         path = "no such path" if resource is None else resource.canonical
         kept = f"{path} {mapped.status} {mapped.code}"  # the message may be words of the request, or of an upstream
         log.log(level, "%s %s: %s", request.path, mapped.code, error, extra=kept_as(kept))
-        return error_response(mapped, is_anthropic(request))
+        return error_response(mapped, request, error)
     except web.HTTPException as error:
         mapped = from_http_exception(error)
         if mapped.status < 400:
             raise
-        return error_response(mapped, is_anthropic(request))
+        return error_response(mapped, request)
     except Exception as error:
         if isinstance(error, ConnectionError) and has_left(request):
             return web.Response(status=CLIENT_LEFT_STATUS)
         log.exception("%s %s failed", request.method, request.path, extra=kept_as("a request failed"))
-        return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR), is_anthropic(request))
+        return error_response(HttpError(500, "server_error", "internal_error", INTERNAL_ERROR), request)
 
 
 def has_left(request: web.Request) -> bool:
@@ -254,6 +259,22 @@ def is_anthropic(request: web.BaseRequest) -> bool:
     """Whether whoever sent `request` expects errors in Anthropic's shape."""
     endpoint = request.path.removeprefix("/v1")
     return endpoint == "/messages" or endpoint.startswith("/messages/") or ANTHROPIC_VERSION in request.headers
+
+
+def is_ollama(request: web.BaseRequest) -> bool:
+    """Whether whoever sent `request` expects errors in Ollama's shape."""
+    return request.path.startswith("/api/")
+
+
+def ollama_error_object(error: SwarmError) -> dict[str, object]:
+    """{"error": message}: of an unknown model in Ollama's words, which clients look for, with the nearest names."""
+    if not isinstance(error, UnknownModel):
+        return {"error": http_error(error).message}
+    wanted = error.name.removesuffix(":latest")
+    near = difflib.get_close_matches(wanted.casefold(), [*error.known], n=MAX_NEAR)
+    meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    why = f" ({error.why})" if error.why else ""
+    return {"error": f"model {error.name!r} not found{why}{meant}; GET /api/tags lists what there is"}
 
 
 def anthropic_error_object(status: int, message: str, extra: Mapping[str, int] | None) -> dict[str, object]:

@@ -1,0 +1,183 @@
+"""Ollama's API: conversations, texts, vectors, and the models, for programs that were told of no other.
+
+What a name means is as everywhere; `NAME:latest` is NAME, too, where nothing is called so. Models are not made here:
+`/api/create` and blobs say what to do instead.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from aiohttp import web
+
+from swarm import program_version
+from swarm.errors import BadRequest
+from swarm.gateway.answers.answer_service import ANSWER_SERVICE
+from swarm.gateway.answers.model_names import NAMES
+from swarm.gateway.answers.request_context import AnswerRequest, may_leave
+from swarm.gateway.http.bodies import json_response, read_body
+from swarm.gateway.http.keys import STARTED_AT
+from swarm.gateway.observing.usage import spend
+from swarm.gateway.ollama.bodies import (
+    OllamaChatBody,
+    OllamaEmbedBody,
+    OllamaEmbeddingsBody,
+    OllamaGenerateBody,
+    OllamaMessage,
+    OllamaNamedBody,
+    engine_turns,
+)
+from swarm.gateway.ollama.form import OllamaForm
+from swarm.gateway.ollama.listing import running, shown, tag
+from swarm.gateway.openai.bodies import EmbeddingBody
+from swarm.gateway.openai.endpoints import check_dimensions
+from swarm.gateway.openai.listing import model_list, model_named
+from swarm.gateway.openai.utility_calls import BATCH, ask, embed
+from swarm.generation import GenerationRequest, JsonObject
+from swarm.routing.policy import VoteOptions
+from swarm.routing.replicas import SWARM_ALIAS
+
+LATEST: Final = ":latest"
+# Clients look whether a server is new enough for what they send. This is the API that is kept to; what serves it is
+# told beside it.
+API_VERSION: Final = "0.12.6"
+NO_MODELFILES: Final = (
+    "models are not made here: bring one to the node by `swarm pull NAME` (POST /api/pull), put a GGUF file into its "
+    "models folder, or set its sampling and aliases in the node's configuration"
+)
+
+
+async def answering(request: web.Request, name: str, options: VoteOptions | None = None) -> str:
+    """The model that answers for `name`. Raises AmbiguousModel."""
+    return await request.app[NAMES].answering(untagged(request, name), may_leave(request, options))
+
+
+def untagged(request: web.Request, name: str) -> str:
+    """`name` without `:latest`, which clients add, where no model is called so."""
+    if not name.endswith(LATEST) or request.app[NAMES].meant(name, may_leave(request)) is not None:
+        return name
+    return name.removesuffix(LATEST) or name
+
+
+async def chat(request: web.Request) -> web.StreamResponse:
+    """A conversation's next turn, by a vote where one can be right."""
+    body = await read_body(request, OllamaChatBody)
+    options = body.vote_options
+    name = await answering(request, body.model, options)
+    if body.loads:
+        return await _loaded(request, name, OllamaForm("chat", body.model, loads=True))
+    form = OllamaForm("chat", body.model)
+    asked = AnswerRequest(body.to_request(name), options, choices=1, stream=body.streams, form=form)
+    return await request.app[ANSWER_SERVICE].answer(request, asked)
+
+
+async def generate(request: web.Request) -> web.StreamResponse:
+    """A prompt's answer, or the continuation of a text (`raw`, `suffix`), which is voted on only if asked."""
+    body = await read_body(request, OllamaGenerateBody)
+    options = body.vote_options
+    name = await answering(request, body.model, options)
+    if body.loads:
+        return await _loaded(request, name, OllamaForm("generate", body.model, loads=True))
+    generation = body.to_request(name)
+    if generation.messages is None and not options.explicit and options.min_votes is None:
+        options = options.alone
+    asked = AnswerRequest(generation, options, choices=1, stream=body.streams, form=OllamaForm("generate", body.model))
+    return await request.app[ANSWER_SERVICE].answer(request, asked)
+
+
+async def _loaded(request: web.Request, name: str, form: OllamaForm) -> web.StreamResponse:
+    """One object, when the model is loaded on a node: it reads an empty turn there, and writes nothing."""
+    turns = engine_turns([OllamaMessage(role="user")])
+    generation = GenerationRequest(model=name, messages=turns, max_tokens=0)
+    asked = AnswerRequest(generation, VoteOptions().alone, choices=1, stream=False, form=form)
+    return await request.app[ANSWER_SERVICE].answer(request, asked)
+
+
+async def embed_texts(request: web.Request) -> web.Response:
+    """{"model", "embeddings": [vector, ...], ...}: a vector for each text, in order, all from one model."""
+    body = await read_body(request, OllamaEmbedBody)
+    began_ns = time.monotonic_ns()
+    upstream = may_leave(request, None if body.swarm is None else body.swarm.options())
+    model = await request.app[NAMES].answering(untagged(request, body.model), upstream)
+    vectors, tokens = await _vectors(request, model, body.texts, body.dimensions, upstream)
+    return json_response(
+        {
+            "model": body.model,
+            "embeddings": vectors,
+            "total_duration": time.monotonic_ns() - began_ns,
+            "load_duration": 0,
+            "prompt_eval_count": tokens,
+        }
+    )
+
+
+async def embed_prompt(request: web.Request) -> web.Response:
+    """{"embedding": vector}, of one text."""
+    body = await read_body(request, OllamaEmbeddingsBody)
+    model = await answering(request, body.model)
+    vectors, _ = await _vectors(request, model, [body.prompt] if body.prompt else [], None, may_leave(request))
+    return json_response({"embedding": vectors[0] if vectors else []})
+
+
+async def _vectors(
+    request: web.Request, model: str, texts: list[str], dimensions: int | None, upstream: bool
+) -> tuple[list[tuple[float, ...]], int]:
+    """A vector for each text, and the tokens of all."""
+    vectors: list[tuple[float, ...]] = []
+    tokens = 0
+    for start in range(0, len(texts), BATCH):
+        part = EmbeddingBody(model=model, input=[*texts[start : start + BATCH]], dimensions=dimensions)
+        batch, replica = await ask(request.app, model, embed(part), upstream)
+        model = replica.model  # the next batch's too, whoever computes it
+        check_dimensions(part, len(batch.vectors[0]))
+        tokens += batch.prompt_tokens
+        spend(request, batch.prompt_tokens)
+        vectors.extend(batch.vectors)
+    return vectors, tokens
+
+
+async def tags(request: web.Request) -> web.Response:
+    """{"models": [...]}: every model of every node, after `swarm`, which is all of them."""
+    created_s = request.app[STARTED_AT]
+    return json_response({"models": [tag(model, created_s) for model in model_list(request)]})
+
+
+async def show(request: web.Request) -> web.Response:
+    """What is known of a model. Raises UnknownModel."""
+    body = await read_body(request, OllamaNamedBody)
+    model = model_named(request, untagged(request, body.wanted))
+    return json_response(shown(model, request.app[STARTED_AT]))
+
+
+async def processes(request: web.Request) -> web.Response:
+    """{"models": [...]}: those that are loaded on a node."""
+    loaded = [model for model in model_list(request) if model.state == "ready" and model.name != SWARM_ALIAS]
+    return json_response({"models": [running(model) for model in loaded]})
+
+
+async def version(_: web.Request) -> web.Response:
+    """{"version"}: the API's; and the program's."""
+    answer: JsonObject = {"version": API_VERSION, "local_swarm": program_version()}
+    return json_response(answer)
+
+
+async def no_modelfiles(_: web.Request) -> web.Response:
+    """Always a 400."""
+    raise BadRequest(NO_MODELFILES)
+
+
+def routes() -> list[web.RouteDef]:
+    """Ollama's endpoints."""
+    return [
+        web.post("/api/chat", chat),
+        web.post("/api/generate", generate),
+        web.post("/api/embed", embed_texts),
+        web.post("/api/embeddings", embed_prompt),
+        web.get("/api/tags", tags),
+        web.post("/api/show", show),
+        web.get("/api/ps", processes),
+        web.get("/api/version", version),
+        web.post("/api/create", no_modelfiles),
+        web.post("/api/blobs/{digest}", no_modelfiles),
+    ]

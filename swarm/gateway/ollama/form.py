@@ -1,0 +1,180 @@
+"""Answers for Ollama's clients: one object, or one a line until the one that is `done`, which has what it cost.
+
+`OllamaForm` is their `AnswerForm`. A heartbeat is a line that adds nothing: some clients parse every line, and an empty
+one is no JSON. A call is sent whole, since its arguments are an object. `swarm` is in the last object.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Literal
+
+from pydantic import JsonValue
+
+from swarm.errors import SwarmError
+from swarm.gateway.answers.answer_form import CallOpening, Dialect, OpenStream, with_unique_ids
+from swarm.gateway.http.bodies import compact
+from swarm.gateway.http.errors import ollama_error_object
+from swarm.gateway.openai.bodies import as_object
+from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCall, Usage
+
+NDJSON_HEADERS: Final = {"Content-Type": "application/x-ndjson", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+NS_A_MS: Final = 1_000_000
+
+
+def now_text() -> str:
+    """This moment as Ollama writes it: RFC 3339 in UTC."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
+
+
+@dataclass(slots=True)
+class AnswerClock:
+    """When an answer was asked for and when its first piece came, in `time.monotonic_ns()`; None: none came yet."""
+
+    began_ns: int = field(default_factory=time.monotonic_ns)
+    first_ns: int | None = None
+
+    def note(self) -> None:
+        """A piece of it came."""
+        if self.first_ns is None:
+            self.first_ns = time.monotonic_ns()
+
+    def durations(self, load_ns: int, ended_ns: int) -> JsonObject:
+        """Ollama's durations in nanoseconds, which add up: all, the load, until the first piece, and from there on.
+
+        Waiting for a free slot counts as reading the prompt. Where no piece was seen to come (a vote that does not
+        stream), how the time is divided is not known, and all of it but the load is `eval_duration`.
+        """
+        total = max(ended_ns - self.began_ns, 0)
+        load = min(load_ns, total)
+        durations: JsonObject = {"total_duration": total, "load_duration": load}
+        if self.first_ns is None:
+            return {**durations, "eval_duration": total - load}
+        prompt = min(max(self.first_ns - self.began_ns - load, 0), total - load)
+        return {**durations, "prompt_eval_duration": prompt, "eval_duration": total - load - prompt}
+
+
+def load_ns_of(extension: JsonObject | None) -> int:
+    """How long the answer waited for its model to be loaded, by its `swarm` object; 0 where it ran, or nobody knows."""
+    loaded = (extension or {}).get("loaded")
+    ms = loaded.get("ms") if isinstance(loaded, dict) else None
+    return ms * NS_A_MS if isinstance(ms, int) else 0
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaForm:
+    """One answer of `/api/chat` or `/api/generate`; `loads`: nothing was asked but that the model is loaded.
+
+    `model` is the name that the client used.
+    """
+
+    kind: Literal["chat", "generate"]
+    model: str
+    loads: bool = False
+    clock: AnswerClock = field(default_factory=AnswerClock)
+
+    @property
+    def dialect(self) -> Dialect:
+        return Dialect(NDJSON_HEADERS, line({**self.piece(""), "done": False}), failure)
+
+    def first(self) -> None:
+        """The answer's first piece came."""
+        self.clock.note()
+
+    def piece(self, text: str, thinking: str = "", calls: Sequence[ToolCall] = ()) -> JsonObject:
+        """The part of an object that has the answer's words."""
+        head: JsonObject = {"model": self.model, "created_at": now_text()}
+        thought: JsonObject = {"thinking": thinking} if thinking else {}
+        if self.kind == "generate":
+            return {**head, "response": text, **thought}
+        message: JsonObject = {"role": "assistant", "content": text, **thought}
+        if calls:
+            message["tool_calls"] = [called(index, call) for index, call in enumerate(calls)]
+        return {**head, "message": message}
+
+    def ending(self, reason: FinishReason, usage: Usage, extension: JsonObject | None) -> JsonObject:
+        """The part of the last object that says how the answer ended and what it cost."""
+        ended: JsonObject = {
+            "done": True,
+            "done_reason": "load" if self.loads else done_reason(reason),
+            **self.clock.durations(load_ns_of(extension), time.monotonic_ns()),
+            "prompt_eval_count": usage.prompt_tokens,
+            "eval_count": usage.completion_tokens,
+        }
+        return ended if extension is None else {**ended, "swarm": extension}
+
+    def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
+        candidate = candidates[0]
+        calls = with_unique_ids(candidate.tool_calls)
+        said = self.piece("") if self.loads else self.piece(candidate.text, candidate.reasoning, calls)
+        return {**said, **self.ending(candidate.finish_reason or "stop", candidate.usage, extension)}
+
+    def writer(self, out: OpenStream, choices: int) -> OllamaWriter:
+        return OllamaWriter(out, self)
+
+
+def done_reason(reason: FinishReason) -> str:
+    """Ollama's word: an answer that ends in calls has stopped, too."""
+    return "length" if reason == "length" else "stop"
+
+
+def called(index: int, call: ToolCall) -> JsonObject:
+    """A call, with its arguments as an object."""
+    arguments: JsonValue = json.loads(as_object(call.arguments))
+    return {"id": call.id, "function": {"index": index, "name": call.name, "arguments": arguments}}
+
+
+def line(body: Mapping[str, object]) -> bytes:
+    """An object as one line."""
+    return compact(body).encode() + b"\n"
+
+
+def failure(error: SwarmError) -> bytes:
+    """A failure after the status is out, as the stream's last line."""
+    return line(ollama_error_object(error))
+
+
+class OllamaWriter:
+    """Writes one answer: a line for each piece, one for its calls, and the one that is done."""
+
+    def __init__(self, out: OpenStream, form: OllamaForm) -> None:
+        self._out = out
+        self._form = form
+        self._opening = CallOpening()
+        self._calls: dict[int, tuple[str, str, list[str]]] = {}  # id, name, and the pieces of the arguments
+        self._last: JsonObject = {}
+
+    async def begin(self) -> None:
+        await self._piece(self._form.piece(""))
+
+    async def delta(self, event: Delta) -> None:
+        self._form.first()
+        for delta in map(self._opening.opened, event.tool_calls):
+            if delta.id is not None:
+                self._calls[delta.index] = (delta.id, delta.name or "", [])
+            self._calls[delta.index][2].append(delta.arguments)
+        if event.text or event.reasoning:
+            await self._piece(self._form.piece(event.text, event.reasoning))
+
+    async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
+        """The calls, which are whole now. The last line is sent with the stream's end."""
+        if self._calls:
+            calls = [
+                ToolCall(id=made, name=name, arguments="".join(pieces)) for made, name, pieces in self._calls.values()
+            ]
+            await self._piece(self._form.piece("", calls=calls))
+        self._last = {**self._form.piece(""), **self._form.ending(event.reason, event.usage, extension)}
+
+    async def ballot(self, standing: JsonObject) -> None:
+        """A line without words that says how the vote stands."""
+        await self._out.write(line({**self._form.piece(""), "done": False, "swarm": {"ballot": standing}}))
+
+    async def end(self, usages: list[Usage]) -> None:
+        await self._out.end(line(self._last))
+
+    async def _piece(self, said: JsonObject) -> None:
+        await self._out.write(line({**said, "done": False}))
