@@ -66,7 +66,7 @@ from swarm.gateway.ollama import endpoints as ollama
 from swarm.gateway.openai import endpoints as openai
 from swarm.gateway.page import endpoints as page
 from swarm.gateway.page import models as page_models
-from swarm.gateway.page import pulls, rights
+from swarm.gateway.page import ollama_pulls, pulls, rights
 from swarm.gateway.peers import endpoints as peers
 from swarm.gateway.peers import management, model_files
 from swarm.gateway.peers.control import TrustCommands
@@ -237,7 +237,7 @@ def make_app(
     app.on_cleanup.append(lambda _: own_pulls.aclose())
     app[TOOLS] = ToolService(tool_host, metrics)
     app[STARTED_AT] = int(time.time())
-    of_nodes, of_page = (peers, model_files, management), (page, rights, page_models, pulls, events)
+    of_nodes, of_page = (peers, model_files, management), (page, rights, page_models, pulls, ollama_pulls, events)
     for room in (openai, responses, anthropic, llama, ollama, tools, observing, pages, *of_nodes, *of_page):
         app.add_routes(with_unversioned_paths(room.routes()))
     every_route_has_a_kind(app)

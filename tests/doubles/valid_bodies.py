@@ -158,6 +158,7 @@ BODIES: dict[str, tuple[dict[str, Any], ...]] = {
     "/api/embed": (EMBED,),
     "/api/embeddings": ({"model": "demo", "prompt": "hello"},),
     "/api/show": ({"model": "demo"},),
+    "/api/pull": ({"model": "demo", "stream": False},),
     "/federation/v1/candidates": (CANDIDATES,),
     "/federation/v1/generate": (CHAT, TEXT),
 }

@@ -133,7 +133,8 @@ ROWS = {
     RouteKind.NODES: "**ask as a node**: `/federation/v1/...`",
     RouteKind.FILES: "**copy model files**: `/federation/v1/models/...`",
     RouteKind.MEMBERS: "**manage from another node**: `/federation/v1/unload`, `pin`, `pull`",
-    RouteKind.MANAGEMENT: "**manage**: models (`/v1/models/load`, `unload`, `pin`, `/swarm/v1/models`, `pulls`), "
+    RouteKind.MANAGEMENT: "**manage**: models (`/v1/models/load`, `unload`, `pin`, `/swarm/v1/models`, `pulls`, "
+    "`/api/pull`), "
     "`/swarm/v1/requests`, cancel, `usage`, `logs`",
     RouteKind.TRUST: "**trust**: `/swarm/v1/trust/...`: invite, join, revoke",
 }

@@ -18,6 +18,12 @@ class OllamaErrorBody(BaseModel):
     error: str
 
 
+class OllamaPulled(BaseModel):
+    """A pull's last line; those before it have another `status`, and bytes in `total` and `completed`."""
+
+    status: Literal["success"]
+
+
 class OllamaCallFunction(BaseModel):
     name: str
     arguments: dict[str, Any]

@@ -54,6 +54,7 @@ from swarm.gateway.documentation.document import SSE, Operation
 from swarm.gateway.documentation.ollama_answers import (
     OllamaChatAnswer,
     OllamaErrorBody,
+    OllamaPulled,
     OllamaShown,
     OllamaTags,
     OllamaText,
@@ -90,6 +91,7 @@ from swarm.gateway.ollama.bodies import (
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
 from swarm.gateway.openai.utility_calls import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.gateway.page.models import StoredListing
+from swarm.gateway.page.ollama_pulls import OllamaPullBody
 from swarm.gateway.page.pulls import PullBody, PullEntry, PullListing
 from swarm.gateway.page.rights import EndBody, EndedBody, InvitedWithQr, OwnerBody, OwnerSessionBody, PageRights
 from swarm.gateway.peers.management import LoadBody, PinBody, UnloadBody
@@ -202,6 +204,12 @@ OPERATIONS: Final = (
     ),
     Operation("get", "/api/ps", "The loaded models, in Ollama's form", OLLAMA, OllamaTags, errors=OllamaErrorBody),
     Operation("get", "/api/version", "The version of Ollama's API", OLLAMA, OllamaVersion, errors=OllamaErrorBody),
+    Operation(
+        "post", "/api/pull", "Bring a model to this node's disk, in Ollama's form", MANAGEMENT,
+        OllamaPulled, OllamaPullBody, NDJSON, errors=OllamaErrorBody, example={"model": "qwen3:4b"},
+    ),
+    Operation("post", "/api/copy", "Always refused: models are not copied here", OLLAMA, errors=OllamaErrorBody),
+    Operation("delete", "/api/delete", "Always refused: see what it says", OLLAMA, errors=OllamaErrorBody),
     Operation("post", "/api/create", "Always refused: models are not made here", OLLAMA, errors=OllamaErrorBody),
     Operation(
         "post", "/api/blobs/{digest}", "Always refused: models are not made here", OLLAMA, errors=OllamaErrorBody

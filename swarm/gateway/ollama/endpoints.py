@@ -43,8 +43,8 @@ LATEST: Final = ":latest"
 # told beside it.
 API_VERSION: Final = "0.12.6"
 NO_MODELFILES: Final = (
-    "models are not made here: bring one to the node by `swarm pull NAME` (POST /api/pull), put a GGUF file into its "
-    "models folder, or set its sampling and aliases in the node's configuration"
+    "models are not made here: bring one to the node by `swarm models pull NAME` (POST /api/pull), put a GGUF file "
+    "into its models folder, or set its sampling and aliases in the node's configuration"
 )
 
 
