@@ -300,9 +300,12 @@ def former_id(name: str) -> str:
 def as_object(arguments: str) -> str:
     """The JSON text of a call's arguments; what llama.cpp would not read as a JSON object is wrapped in one.
 
+    No text at all is no arguments: engines stream calls of functions without any so.
     Models make malformed calls, clients send them back, and llama.cpp (and templates that walk over the arguments)
     would fail on them.
     """
+    if not arguments.strip():
+        return "{}"
     return arguments if _is_object(arguments) else json.dumps({"arguments": arguments}, ensure_ascii=False)
 
 
