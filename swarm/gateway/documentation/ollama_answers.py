@@ -74,7 +74,6 @@ class OllamaVectors(BaseModel):
     model: str
     embeddings: list[list[float]]
     total_duration: int
-    load_duration: int
     prompt_eval_count: int
 
 

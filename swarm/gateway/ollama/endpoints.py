@@ -106,7 +106,6 @@ async def embed_texts(request: web.Request) -> web.Response:
             "model": body.model,
             "embeddings": vectors,
             "total_duration": time.monotonic_ns() - began_ns,
-            "load_duration": 0,
             "prompt_eval_count": tokens,
         }
     )
