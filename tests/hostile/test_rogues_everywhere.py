@@ -59,7 +59,11 @@ class Route:
 
     @property
     def url(self) -> str:
-        filled = self.path.replace("{sha256}", "ab" * 32).replace("{name}", "tokenize")
+        filled = (
+            self.path.replace("{sha256}", "ab" * 32)
+            .replace("{digest}", f"sha256:{'ab' * 32}")
+            .replace("{name}", "tokenize")
+        )
         filled = filled.replace("{id}", "m").replace("{path}", "icon.svg")
         assert "{" not in filled, f"a variable that this test does not know: {self.path}"
         return filled
