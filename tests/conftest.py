@@ -21,7 +21,7 @@ from swarm.logs import LineHandler
 from swarm.registry.embedded import embedded_model_path
 from tests.doubles.loop_watch import watching_the_loop
 
-pytest_plugins = ["tests.all_skipped", "tests.doubles.real_models"]
+pytest_plugins = ["tests.all_skipped", "tests.doubles.real_models", "tests.doubles.client_results"]
 
 for variable in [name for name in os.environ if name.lower().endswith("_proxy")]:
     del os.environ[variable]  # tests ask nodes on this machine, some by libraries that would ask a proxy for them

@@ -72,9 +72,11 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a voter is asked, as scripts look at it."""
+    """What a voter is asked, as scripts look at it: `tools` are the names of those it may call."""
 
     messages: tuple[JsonObject, ...]
+    tools: tuple[str, ...] = ()
+    answer_schema: bool = False  # whether the answer has to be JSON
 
     @property
     def task(self) -> str:
@@ -158,7 +160,8 @@ class PlayedEngine(EchoEngine):
         )
 
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
-        conversation = Conversation(request.messages or ())
+        tools = tuple(tool.function.name for tool in request.tools)
+        conversation = Conversation(request.messages or (), tools, request.response_format is not None)
         part = self.parts.get(conversation.task, self._part) if request.messages else None
         if part is None:
             return super().candidates(request, n)

@@ -1,0 +1,102 @@
+"""What the tests of clients found, cell by cell: the source of docs/compatibility.md and of docs/clients/.
+
+A test says by `@pytest.mark.client("codex", "text", "stream")` which client it is of and which cells of the table it
+proves. With SWARM_CLIENT_RESULTS=FILE the outcomes are written there, with the version that ran, beside those of
+earlier runs of other clients.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarm.commands.client_settings import CELLS, ClientEntry, client_entries
+
+RESULTS = "SWARM_CLIENT_RESULTS"
+PROPERTY = "client"
+CLIENTS = Path(__file__).resolve().parents[1] / "clients"
+
+
+@cache
+def known() -> Mapping[str, ClientEntry]:
+    return {entry.id: entry for entry in client_entries()}
+
+
+@cache
+def pinned_version(package: str) -> str | None:
+    """Which version of `npm:NAME` or `pypi:NAME` tests of clients install; else the one of this environment."""
+    manager, _, name = package.partition(":")
+    if manager == "npm":
+        for manifest in sorted(CLIENTS.glob("*/package.json")):
+            if found := json.loads(manifest.read_text()).get("dependencies", {}).get(name):
+                return str(found)
+        return None
+    for requirements in sorted(CLIENTS.glob("*/requirements.txt")):
+        if found := re.search(rf"^{re.escape(name)}(\[[^\]]*\])?==(\S+)", requirements.read_text(), re.M):
+            return found[2]
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def marked(item: pytest.Item) -> Iterator[tuple[str, str]]:
+    """The client and cell of each cell that a test proves. Fails for a client or a cell that nobody has heard of."""
+    for mark in item.iter_markers("client"):
+        client, *cells = mark.args
+        assert client in known(), f"{item.nodeid}: there is no client {client!r} in clients.toml"
+        assert cells, f"{item.nodeid}: which cells of {client!r} does it prove?"
+        for cell in cells:
+            assert cell in CELLS, f"{item.nodeid}: there is no cell {cell!r}, only {', '.join(CELLS)}"
+            yield client, cell
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for client, cell in marked(item):
+            item.user_properties.append((PROPERTY, [client, cell]))
+
+
+class Recorder:
+    """Gathers outcomes where pytest reports them, which with several workers is one place, and writes them down."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._outcomes: dict[str, dict[str, dict[str, str]]] = {}  # client -> cell -> test -> outcome
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call" and report.outcome == "passed":
+            return
+        outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome
+        for name, value in report.user_properties:
+            if name == PROPERTY:
+                client, cell = value  # type: ignore[misc]
+                self._outcomes.setdefault(client, {}).setdefault(cell, {})[report.nodeid] = outcome
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if hasattr(session.config, "workerinput"):
+            return
+        results: dict[str, Any] = json.loads(self._file.read_text()) if self._file.exists() else {}
+        for client, cells in self._outcomes.items():
+            if all(outcome == "skipped" for tests in cells.values() for outcome in tests.values()):
+                continue  # it was not there: nothing new is known
+            results[client] = {
+                "versions": {package: pinned_version(package) for package in known()[client].packages},
+                "date": datetime.now(UTC).date().isoformat(),
+                "cells": {cell: dict(sorted(tests.items())) for cell, tests in sorted(cells.items())},
+            }
+        self._file.write_text(json.dumps(dict(sorted(results.items())), indent=1) + "\n")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if file := os.environ.get(RESULTS):
+        config.pluginmanager.register(Recorder(Path(file)), "client results")
