@@ -73,7 +73,7 @@ class ModelState:
     what it is, None where nobody knows; `taken_bytes` of memory it was measured to take, or needs. `load` while it is
     loaded for the first time, and `load_s` is how long that took. `computation` says with what it is computed, while it
     is loaded. `tokens_now_per_s` is what it made of late, all answers together; `taken` is what it took of each pool of
-    memory, in bytes.
+    memory, in bytes. `unloads_in_s`: it goes then, if nobody wants it before; None where no time is set.
     """
 
     model_id: str
@@ -101,6 +101,7 @@ class ModelState:
     computation: Computation | None = None
     tokens_now_per_s: float = 0.0
     taken: Mapping[str, int] = field(default_factory=dict[str, int])
+    unloads_in_s: float | None = None
 
 
 class GaveWay(Exception):

@@ -212,6 +212,7 @@ class _OwnModel:
         self.wanted_at = clock()
         self.pinned = False
         self.for_peers = False  # nobody but peers has wanted it since its load
+        self.kept_s: float | None = None  # what who manages the node said of this load: see `WorkerPool.keep`
         self.load_s: float | None = None
         self.failures = 0
         self.goes_for: str | None = None  # whose room it drains for
@@ -265,8 +266,17 @@ class _OwnModel:
     @property
     def ttl_s(self) -> float | None:
         """How long it stays while nobody wants it; None until its memory is wanted."""
+        if self.kept_s is not None:
+            return None if self.kept_s == math.inf else self.kept_s
         decided = None if self.model is None else self.model.ttl_s
         return PEER_TTL_S if decided is None and self.for_peers else decided
+
+    @property
+    def unloads_in_s(self) -> float | None:
+        """Until it goes, if nobody wants it before; of one that works, after its end. None: it stays."""
+        if self.pinned or self.ttl_s is None:
+            return None
+        return max(0.0, self.ttl_s - (self._clock() - self.wanted_at)) if self.idle else self.ttl_s
 
     def holding(self) -> Holding:
         promised = NO_BYTES
@@ -448,6 +458,7 @@ class WorkerPool:
             load=self._progress(own),
             load_s=own.load_s,
             also=own.model.also if own.model else (),
+            unloads_in_s=own.unloads_in_s,
         )
 
     def _progress(self, own: _OwnModel) -> LoadProgress | None:
@@ -509,7 +520,7 @@ class WorkerPool:
             yield workers
         finally:
             give_back()
-            if self._wishes or any(own.phase == "draining" for own in self._models.values()):
+            if self._wishes or any(own.phase == "draining" or own.ttl_s == 0 for own in self._models.values()):
                 self._wake.set()  # else the keeper, which reads free memory, would have a turn for each request
 
     async def ensure(self, model_id: str, deadline: float | None = None, for_peer: bool = False) -> None:
@@ -626,6 +637,19 @@ class WorkerPool:
         if own is not None:
             own.pinned = pinned
         self._wake.set()
+
+    def keep(self, model_id: str, idle_s: float) -> bool:
+        """Let the model go when nobody has wanted it for `idle_s`, for as long as it is loaded; whether that is new.
+
+        0: as soon as nobody uses it; infinite: when its memory is wanted. A pinned one stays, whatever this says.
+        Raises UnknownModel for one that is not loaded.
+        """
+        own = self._models.get(model_id)
+        if own is None or (own.option is None and own.workers is None):
+            raise UnknownModel(model_id, tuple(state.model_id for state in self.states()), "it is not loaded")
+        is_new, own.kept_s = own.kept_s != idle_s, idle_s
+        self._stir()
+        return is_new
 
     # The keeper
 
@@ -797,7 +821,7 @@ class WorkerPool:
         if own is None:
             own = self._models[wish.model_id] = _OwnModel(wish.model_id, self._tell, self._clock)
             own.pinned = model.pinned or wish.model_id in self._pinned
-        own.model, own.option, own.for_peers = model, options[0], wish.for_peer
+        own.model, own.option, own.for_peers, own.kept_s = model, options[0], wish.for_peer, None
         own.go("loading", "a peer asked for it" if wish.for_peer else "it was asked for")
         task = asyncio.create_task(self._load(own, wish, model, options), name=f"load of {wish.model_id}")
         report_crash(task, log, f"{task.get_name()} ended")

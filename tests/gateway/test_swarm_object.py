@@ -17,10 +17,10 @@ from swarm.gateway.documentation.answer_bodies import (
     SwarmCandidate,
     SwarmLeftOut,
     SwarmLoaded,
-    SwarmReport,
     SwarmRoute,
 )
 from swarm.gateway.documentation.document import make_document
+from swarm.gateway.documentation.ollama_answers import OllamaReport, SwarmKeepAlive
 from swarm.gateway.documentation.operations import OPERATIONS
 from swarm.routing.policy import WhyOnce
 from tests.doubles.clients import Client, chat_body, connect
@@ -82,7 +82,15 @@ async def test_several_choices_have_none(client: Client) -> None:
 def test_the_document_describes_every_field_and_header() -> None:
     document: Any = make_document(OPERATIONS, "1")
     schemas = document["components"]["schemas"]
-    for name in ("SwarmOptions", "SwarmReport", "SwarmCandidate", "SwarmRoute", "SwarmLeftOut", "SwarmLoaded"):
+    for name in (
+        "SwarmOptions",
+        "SwarmReport",
+        "SwarmCandidate",
+        "SwarmRoute",
+        "SwarmLeftOut",
+        "SwarmLoaded",
+        "SwarmKeepAlive",
+    ):
         undescribed = [key for key, field in schemas[name]["properties"].items() if not field.get("description")]
         assert not undescribed
     assert schemas["SwarmOptions"]["properties"]["strategy"]["enum"] == list(STRATEGIES)
@@ -93,7 +101,16 @@ def test_the_document_describes_every_field_and_header() -> None:
 
 def test_the_page_names_every_field_and_value() -> None:
     named = set(re.findall(r"`([a-z_]+)`", PAGE))
-    for model in (SwarmOptions, SwarmReport, SwarmCandidate, SwarmRoute, SwarmLeftOut, SwarmLoaded):
+    for model in (
+        SwarmOptions,
+        SwarmReport,
+        SwarmCandidate,
+        SwarmRoute,
+        SwarmLeftOut,
+        SwarmLoaded,
+        OllamaReport,
+        SwarmKeepAlive,
+    ):
         assert set(model.model_fields) <= named
     assert {*STRATEGIES, *STREAM_MODES, *get_args(VerdictOutcome)} <= named
     assert all(f"`{why}`" in PAGE for why in get_args(WhyOnce))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from contextlib import AsyncExitStack
@@ -276,6 +277,56 @@ async def test_idle_models_go_after_their_time() -> None:
         await pool.ensure("b")
         now[0] += 61
         await eventually(lambda: phases(pool) == {"b": "ready"})
+
+
+async def test_how_long_one_stays_is_said_anew_for_each_load() -> None:
+    machine, now = Machine(), [0.0]
+    machine.add("a", 100, ttl_s=60.0)
+    async with machine.pool(clock=lambda: now[0]) as pool:
+        with pytest.raises(UnknownModel, match="not loaded"):
+            pool.keep("a", 5.0)
+        await pool.ensure("a")
+        assert pool.states()[0].unloads_in_s == 60.0
+        assert (pool.keep("a", math.inf), pool.keep("a", math.inf)) == (True, False)
+        assert pool.states()[0].unloads_in_s is None
+        now[0] += 1000
+        await pool.ensure("a")
+        assert machine.loads == ["a"]
+        async with pool.using("a"):
+            pool.keep("a", 10.0)
+            now[0] += 1000
+            assert pool.states()[0].unloads_in_s == 10.0, "it counts from the end of what it does"
+        now[0] += 4
+        assert pool.states()[0].unloads_in_s == 6.0
+        now[0] += 6
+        await eventually(lambda: phases(pool) == {})
+        await pool.ensure("a")
+        assert pool.states()[0].unloads_in_s == 60.0, "what was said was said of the load before"
+
+
+async def test_one_that_is_not_to_stay_goes_as_soon_as_nobody_uses_it() -> None:
+    machine = Machine()
+    machine.add("a", 100)
+    async with machine.pool(pace=replace(QUICK, tick_s=1000.0)) as pool:
+        async with pool.using("a"):
+            pool.keep("a", 0.0)
+            async with pool.using("a"):
+                pass
+            assert phases(pool) == {"a": "ready"}
+        await eventually(lambda: phases(pool) == {})
+        assert machine.loads == ["a"]
+
+
+async def test_a_pinned_one_stays_however_short_its_time() -> None:
+    machine = Machine()
+    machine.add("a", 100)
+    async with machine.pool() as pool:
+        await pool.ensure("a")
+        pool.pin("a")
+        pool.keep("a", 0.0)
+        assert pool.states()[0].unloads_in_s is None
+        pool.pin("a", False)
+        await eventually(lambda: phases(pool) == {})
 
 
 async def test_what_only_peers_wanted_goes_when_it_idles() -> None:

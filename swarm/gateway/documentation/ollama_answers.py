@@ -43,22 +43,44 @@ class OllamaTurn(BaseModel):
     tool_calls: list[OllamaToolCall] | None = None
 
 
+class SwarmKeepAlive(BaseModel):
+    """What became of the request's `keep_alive`."""
+
+    applied: Annotated[bool, Field(description="Whether the model stays as long as the request said")]
+    why: Annotated[str | None, Field(description="Why it does not; left out where it does")] = None
+
+
+class OllamaKept(BaseModel):
+    """The `swarm` object of answers that nobody voted on."""
+
+    keep_alive: Annotated[
+        SwarmKeepAlive | None, Field(description="What became of `keep_alive`; left out where none was sent")
+    ] = None
+
+
+class OllamaReport(SwarmReport, OllamaKept):
+    """How the vote went, and how long the model stays."""
+
+
 class OllamaCost(BaseModel):
-    """What an answer cost. `load_duration` is 0 where the model ran already."""
+    """What an answer cost. `load_duration` is 0 where the model ran already.
+
+    Who has a model unloaded (nothing to answer, and `keep_alive` 0) is told `unload`, and no figures.
+    """
 
     model: str
     created_at: str
     done: Literal[True]
-    done_reason: Literal["stop", "length", "load"]
-    total_duration: int
-    load_duration: int
+    done_reason: Literal["stop", "length", "load", "unload"]
+    total_duration: int | None = None
+    load_duration: int | None = None
     prompt_eval_duration: Annotated[
         int | None, Field(description="Until the first piece; left out where nobody saw it come")
     ] = None
-    prompt_eval_count: int
-    eval_duration: int
-    eval_count: int
-    swarm: SwarmReport | None = None
+    prompt_eval_count: int | None = None
+    eval_duration: int | None = None
+    eval_count: int | None = None
+    swarm: OllamaReport | OllamaKept | None = None
 
 
 class OllamaChatAnswer(OllamaCost):
@@ -75,10 +97,12 @@ class OllamaVectors(BaseModel):
     embeddings: list[list[float]]
     total_duration: int
     prompt_eval_count: int
+    swarm: OllamaKept | None = None
 
 
 class OllamaVector(BaseModel):
     embedding: list[float]
+    swarm: OllamaKept | None = None
 
 
 class OllamaDetails(BaseModel):
@@ -89,7 +113,7 @@ class OllamaDetails(BaseModel):
 
 
 class OllamaTag(BaseModel):
-    """A model; in `/api/ps` also with what it takes (`size_vram`, `context_length`)."""
+    """A model; in `/api/ps` also what it takes (`size_vram`, `context_length`), and when it goes (`expires_at`)."""
 
     name: str
     model: str

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, AliasChoices, Field, JsonValue, field_valid
 
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
 from swarm.gateway.http.bodies import Part, is_finite
+from swarm.gateway.ollama.keep_alive import idle_seconds
 from swarm.gateway.openai.bodies import (
     MAX_EMBEDDING_INPUTS,
     MAX_INT,
@@ -43,7 +44,8 @@ from swarm.images import MAX_SENT, image_part, joined, left_out
 from swarm.routing.policy import VoteOptions
 
 Thought = bool | Literal["low", "medium", "high", "max"]  # how much a model thinks is up to it: a level is `true`
-KeepAlive = str | int | float
+# Seconds once it is read, infinite for ever.
+KeepAliveSeconds = Annotated[str | int | float, AfterValidator(idle_seconds)]
 Images = Annotated[list[str], Field(max_length=MAX_SENT, fail_fast=True)]
 
 
@@ -106,15 +108,25 @@ class OllamaMessage(Part):
     tool_call_id: str | None = None
 
 
-class OllamaAsking(Body):
-    """What `/api/chat` and `/api/generate` share."""
+class OllamaKeeping(Body):
+    """What says how long its model stays."""
 
     model: RequestedModel
+    keep_alive: KeepAliveSeconds | None = None
+
+    @property
+    def idle_s(self) -> float | None:
+        """The same in seconds, infinite for ever; None where it is left out."""
+        return None if self.keep_alive is None else float(self.keep_alive)
+
+
+class OllamaAsking(OllamaKeeping):
+    """What `/api/chat` and `/api/generate` share."""
+
     stream: bool | None = None
     format: JsonValue = None
     options: OllamaOptions | None = None
     think: Thought | None = None
-    keep_alive: KeepAlive | None = None
     template: str | None = None
     swarm: SwarmOptions | None = None
 
@@ -220,14 +232,12 @@ class OllamaGenerateBody(OllamaAsking):
         return GenerationRequest(**shared, messages=engine_turns(turns))
 
 
-class OllamaEmbedBody(Body):
+class OllamaEmbedBody(OllamaKeeping):
     """`POST /api/embed`. What is too long is refused: `truncate` would hide that its end is not in the vector."""
 
-    model: RequestedModel
     input: str | Annotated[list[str], Field(max_length=MAX_EMBEDDING_INPUTS, fail_fast=True)]
     dimensions: PositiveInt | None = None
     truncate: bool | None = None
-    keep_alive: KeepAlive | None = None
     swarm: SwarmOptions | None = None  # only `upstream` matters here
 
     @property
@@ -237,12 +247,10 @@ class OllamaEmbedBody(Body):
         return given if any(given) else []
 
 
-class OllamaEmbeddingsBody(Body):
+class OllamaEmbeddingsBody(OllamaKeeping):
     """`POST /api/embeddings`, which came before `/api/embed`: one text, one vector."""
 
-    model: RequestedModel
     prompt: str = ""
-    keep_alive: KeepAlive | None = None
 
 
 class OllamaNamedBody(Body):

@@ -6,18 +6,21 @@ What a name means is as everywhere; `NAME:latest` is NAME, too, where nothing is
 
 from __future__ import annotations
 
+import logging
 import time
+from contextlib import suppress
 from typing import Final
 
 from aiohttp import web
 
+from federation.printable_text import clean_line
 from swarm import program_version
-from swarm.errors import BadRequest
+from swarm.errors import BadRequest, UnknownModel
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
 from swarm.gateway.answers.model_names import NAMES
 from swarm.gateway.answers.request_context import AnswerRequest, may_leave
 from swarm.gateway.http.bodies import json_response, read_body
-from swarm.gateway.http.keys import STARTED_AT
+from swarm.gateway.http.keys import POOL, STARTED_AT
 from swarm.gateway.observing.usage import spend
 from swarm.gateway.ollama.bodies import (
     OllamaChatBody,
@@ -29,6 +32,7 @@ from swarm.gateway.ollama.bodies import (
     engine_turns,
 )
 from swarm.gateway.ollama.form import OllamaForm
+from swarm.gateway.ollama.keep_alive import KeepAlive, keep_alive_object
 from swarm.gateway.ollama.listing import running, shown, tag
 from swarm.gateway.openai.bodies import EmbeddingBody
 from swarm.gateway.openai.endpoints import check_dimensions
@@ -37,6 +41,8 @@ from swarm.gateway.openai.utility_calls import BATCH, ask, embed
 from swarm.generation import GenerationRequest, JsonObject
 from swarm.routing.policy import VoteOptions
 from swarm.routing.replicas import SWARM_ALIAS
+
+log = logging.getLogger(__name__)
 
 LATEST: Final = ":latest"
 # Clients look whether a server is new enough for what they send. This is the API that is kept to; what serves it is
@@ -65,11 +71,12 @@ async def chat(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, OllamaChatBody)
     options = body.vote_options
     name = await answering(request, body.model, options)
+    keep = KeepAlive(request, name, body.idle_s)
+    form = OllamaForm("chat", body.model, body.loads, keep.told)
     if body.loads:
-        return await _loaded(request, name, OllamaForm("chat", body.model, loads=True))
-    form = OllamaForm("chat", body.model)
+        return await _loaded(request, name, form, keep)
     asked = AnswerRequest(body.to_request(name), options, choices=1, stream=body.streams, form=form)
-    return await request.app[ANSWER_SERVICE].answer(request, asked)
+    return await _answered(request, asked, keep)
 
 
 async def generate(request: web.Request) -> web.StreamResponse:
@@ -77,21 +84,49 @@ async def generate(request: web.Request) -> web.StreamResponse:
     body = await read_body(request, OllamaGenerateBody)
     options = body.vote_options
     name = await answering(request, body.model, options)
+    keep = KeepAlive(request, name, body.idle_s)
+    form = OllamaForm("generate", body.model, body.loads, keep.told)
     if body.loads:
-        return await _loaded(request, name, OllamaForm("generate", body.model, loads=True))
+        return await _loaded(request, name, form, keep)
     generation = body.to_request(name)
     if generation.messages is None and not options.explicit and options.min_votes is None:
         options = options.alone
-    asked = AnswerRequest(generation, options, choices=1, stream=body.streams, form=OllamaForm("generate", body.model))
-    return await request.app[ANSWER_SERVICE].answer(request, asked)
+    asked = AnswerRequest(generation, options, choices=1, stream=body.streams, form=form)
+    return await _answered(request, asked, keep)
 
 
-async def _loaded(request: web.Request, name: str, form: OllamaForm) -> web.StreamResponse:
+async def _answered(request: web.Request, asked: AnswerRequest, keep: KeepAlive) -> web.StreamResponse:
+    """The answer; how long its model stays is settled at its end, whatever end that is."""
+    try:
+        return await request.app[ANSWER_SERVICE].answer(request, asked)
+    finally:
+        keep.settle()
+
+
+async def _unloaded(request: web.Request, name: str, form: OllamaForm, keep: KeepAlive) -> web.Response:
+    """One object, when the model is gone from this node, where the request may say so; else nothing is done.
+
+    What runs on it ends first. `done_reason` says how it is then: `unload` where no node has it loaded.
+    """
+    if request.app[NAMES].meant(name, may_leave(request)) is None:
+        raise request.app[NAMES].unknown(name)
+    if keep.why_not() is None:
+        log.warning("%s has %s unloaded by Ollama's API", request.remote, clean_line(name))
+        with suppress(UnknownModel):  # it is not loaded
+            await request.app[POOL].unload(name)
+        gone = OllamaForm(form.kind, form.model, told=lambda: keep_alive_object(None))
+        return json_response(gone.done("unload"))
+    return json_response(form.done("load" if model_named(request, name).state == "ready" else "unload"))
+
+
+async def _loaded(request: web.Request, name: str, form: OllamaForm, keep: KeepAlive) -> web.StreamResponse:
     """One object, when the model is loaded on a node: it reads an empty turn there, and writes nothing."""
+    if keep.unloads:
+        return await _unloaded(request, name, form, keep)
     turns = engine_turns([OllamaMessage(role="user")])
     generation = GenerationRequest(model=name, messages=turns, max_tokens=0)
     asked = AnswerRequest(generation, VoteOptions().alone, choices=1, stream=False, form=form)
-    return await request.app[ANSWER_SERVICE].answer(request, asked)
+    return await _answered(request, asked, keep)
 
 
 async def embed_texts(request: web.Request) -> web.Response:
@@ -100,23 +135,38 @@ async def embed_texts(request: web.Request) -> web.Response:
     began_ns = time.monotonic_ns()
     upstream = may_leave(request, None if body.swarm is None else body.swarm.options())
     model = await request.app[NAMES].answering(untagged(request, body.model), upstream)
-    vectors, tokens = await _vectors(request, model, body.texts, body.dimensions, upstream)
+    keep = KeepAlive(request, model, body.idle_s)
+    try:
+        vectors, tokens = await _vectors(request, model, body.texts, body.dimensions, upstream)
+    finally:
+        keep.settle()
     return json_response(
         {
             "model": body.model,
             "embeddings": vectors,
             "total_duration": time.monotonic_ns() - began_ns,
             "prompt_eval_count": tokens,
+            **_swarm(keep),
         }
     )
+
+
+def _swarm(keep: KeepAlive) -> JsonObject:
+    """The `swarm` object of vectors, where there is something to tell."""
+    told = keep.told()
+    return {"swarm": told} if told else {}
 
 
 async def embed_prompt(request: web.Request) -> web.Response:
     """{"embedding": vector}, of one text."""
     body = await read_body(request, OllamaEmbeddingsBody)
     model = await answering(request, body.model)
-    vectors, _ = await _vectors(request, model, [body.prompt] if body.prompt else [], None, may_leave(request))
-    return json_response({"embedding": vectors[0] if vectors else []})
+    keep = KeepAlive(request, model, body.idle_s)
+    try:
+        vectors, _ = await _vectors(request, model, [body.prompt] if body.prompt else [], None, may_leave(request))
+    finally:
+        keep.settle()
+    return json_response({"embedding": vectors[0] if vectors else [], **_swarm(keep)})
 
 
 async def _vectors(
@@ -152,7 +202,8 @@ async def show(request: web.Request) -> web.Response:
 async def processes(request: web.Request) -> web.Response:
     """{"models": [...]}: those that are loaded on a node."""
     loaded = [model for model in model_list(request) if model.state == "ready" and model.name != SWARM_ALIAS]
-    return json_response({"models": [running(model) for model in loaded]})
+    now_s = time.time()
+    return json_response({"models": [running(model, now_s) for model in loaded]})
 
 
 async def version(_: web.Request) -> web.Response:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final, Literal
@@ -65,16 +65,22 @@ def load_ns_of(extension: JsonObject | None) -> int:
     return ms * NS_A_MS if isinstance(ms, int) else 0
 
 
+def nothing_told() -> JsonObject:
+    """Of an answer that has nothing of its own in the `swarm` object."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class OllamaForm:
     """One answer of `/api/chat` or `/api/generate`; `loads`: nothing was asked but that the model is loaded.
 
-    `model` is the name that the client used.
+    `model` is the name that the client used. `told` has what is added to the `swarm` object, and is asked at the end.
     """
 
     kind: Literal["chat", "generate"]
     model: str
     loads: bool = False
+    told: Callable[[], JsonObject] = nothing_told
     clock: AnswerClock = field(default_factory=AnswerClock)
 
     @property
@@ -105,7 +111,16 @@ class OllamaForm:
             "prompt_eval_count": usage.prompt_tokens,
             "eval_count": usage.completion_tokens,
         }
-        return ended if extension is None else {**ended, "swarm": extension}
+        return self.extended(ended, extension)
+
+    def extended(self, ended: JsonObject, extension: JsonObject | None = None) -> JsonObject:
+        """`ended` with the `swarm` object, where there is something to tell."""
+        told = self.told()
+        return ended if extension is None and not told else {**ended, "swarm": {**(extension or {}), **told}}
+
+    def done(self, reason: Literal["load", "unload"]) -> JsonObject:
+        """The answer to who asked that a model goes: no model was asked anything."""
+        return self.extended({**self.piece(""), "done": True, "done_reason": reason})
 
     def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
         candidate = candidates[0]

@@ -17,7 +17,7 @@ NEVER: Final = "9999-12-31T23:59:59Z"  # when a model goes for which no time is 
 THOUSAND: Final = 1000
 
 
-def instant(unix_s: int) -> str:
+def instant(unix_s: float) -> str:
     """A Unix time as Ollama writes it."""
     return datetime.fromtimestamp(unix_s, UTC).isoformat().replace("+00:00", "Z")
 
@@ -61,17 +61,26 @@ def tag(model: ModelOnNodes, created_s: int) -> JsonObject:
     return {**_entry(model), "modified_at": instant(created_s)}
 
 
-def running(model: ModelOnNodes) -> JsonObject:
-    """An entry of `/api/ps`. `size` is what it takes where this node runs it, `size_vram` what of that is a GPU's."""
+def running(model: ModelOnNodes, now_s: float) -> JsonObject:
+    """An entry of `/api/ps` at the Unix time `now_s`.
+
+    `size` is what it takes where this node runs it, `size_vram` what of that is a GPU's. When a model of other nodes
+    alone goes, they do not tell: `expires_at` is left out.
+    """
     own = model.own
     gpus = 0 if own is None else sum(size for pool, size in own.taken.items() if pool != "ram")
     return {
         **_entry(model),
         "size": (own and own.taken_bytes) or model.size_bytes or 0,
         "size_vram": gpus,
-        "expires_at": NEVER,
+        **({} if own is None else {"expires_at": expiry(own.unloads_in_s, now_s)}),
         "context_length": model.context_tokens or 0,
     }
+
+
+def expiry(unloads_in_s: float | None, now_s: float) -> str:
+    """When a model goes that nobody asks for from now on; None: no time is set."""
+    return NEVER if unloads_in_s is None else instant(now_s + unloads_in_s)
 
 
 def shown(model: ModelOnNodes, created_s: int) -> JsonObject:
