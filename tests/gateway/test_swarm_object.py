@@ -17,6 +17,7 @@ from swarm.gateway.documentation.answer_bodies import (
     SwarmCandidate,
     SwarmLeftOut,
     SwarmLoaded,
+    SwarmReport,
     SwarmRoute,
 )
 from swarm.gateway.documentation.document import make_document
@@ -82,15 +83,8 @@ async def test_several_choices_have_none(client: Client) -> None:
 def test_the_document_describes_every_field_and_header() -> None:
     document: Any = make_document(OPERATIONS, "1")
     schemas = document["components"]["schemas"]
-    for name in (
-        "SwarmOptions",
-        "SwarmReport",
-        "SwarmCandidate",
-        "SwarmRoute",
-        "SwarmLeftOut",
-        "SwarmLoaded",
-        "SwarmKeepAlive",
-    ):
+    told = ("SwarmReport", "SwarmCandidate", "SwarmRoute", "SwarmLeftOut", "SwarmLoaded", "SwarmKeepAlive")
+    for name in ("SwarmOptions", *told):
         undescribed = [key for key, field in schemas[name]["properties"].items() if not field.get("description")]
         assert not undescribed
     assert schemas["SwarmOptions"]["properties"]["strategy"]["enum"] == list(STRATEGIES)
@@ -101,16 +95,8 @@ def test_the_document_describes_every_field_and_header() -> None:
 
 def test_the_page_names_every_field_and_value() -> None:
     named = set(re.findall(r"`([a-z_]+)`", PAGE))
-    for model in (
-        SwarmOptions,
-        SwarmReport,
-        SwarmCandidate,
-        SwarmRoute,
-        SwarmLeftOut,
-        SwarmLoaded,
-        OllamaReport,
-        SwarmKeepAlive,
-    ):
+    told = (OllamaReport, SwarmCandidate, SwarmRoute, SwarmLeftOut, SwarmLoaded, SwarmKeepAlive)
+    for model in (SwarmOptions, *told):
         assert set(model.model_fields) <= named
     assert {*STRATEGIES, *STREAM_MODES, *get_args(VerdictOutcome)} <= named
     assert all(f"`{why}`" in PAGE for why in get_args(WhyOnce))
