@@ -60,6 +60,7 @@ async def freed(node: NodeProcess, left_at: float) -> None:
     assert time.perf_counter() - left_at < FREED_S
 
 
+@pytest.mark.client("openai-python", "cancel")
 @pytest.mark.parametrize("more", [{}, {"n": SLOTS}], ids=["one", "n"])
 async def test_a_stream_that_is_closed(
     node: NodeProcess, ai: AsyncOpenAI, long_answer: dict[str, Any], more: dict[str, Any]
@@ -71,6 +72,7 @@ async def test_a_stream_that_is_closed(
     await freed(node, time.perf_counter())
 
 
+@pytest.mark.client("openai-python", "cancel")
 async def test_a_stream_that_a_blocking_client_leaves(
     node: NodeProcess, base_url: str, long_answer: dict[str, Any]
 ) -> None:
@@ -84,6 +86,7 @@ async def test_a_stream_that_a_blocking_client_leaves(
     await freed(node, await asyncio.to_thread(leave))
 
 
+@pytest.mark.client("openai-python", "cancel")
 @pytest.mark.parametrize(("extra", "workers"), [(SINGLE, 1), (VOTE, SLOTS)], ids=["single", "vote"])
 async def test_an_answer_that_is_no_longer_awaited(
     node: NodeProcess, ai: AsyncOpenAI, long_answer: dict[str, Any], extra: dict[str, Any], workers: int
@@ -97,6 +100,7 @@ async def test_an_answer_that_is_no_longer_awaited(
     await freed(node, left_at)
 
 
+@pytest.mark.client("openai-python", "cancel")
 async def test_an_answer_that_takes_longer_than_the_client_waits(
     node: NodeProcess, ai: AsyncOpenAI, long_answer: dict[str, Any]
 ) -> None:

@@ -47,6 +47,7 @@ def asked(text: str) -> list[Any]:
     return [{"role": "user", "content": text}]
 
 
+@pytest.mark.client("openai-python", "text")
 def test_a_chat_over_two_turns(ai: OpenAI) -> None:
     turns = asked("My name is Anna.")
     first = ai.chat.completions.create(model="demo", messages=turns, temperature=0).choices[0].message
@@ -57,6 +58,7 @@ def test_a_chat_over_two_turns(ai: OpenAI) -> None:
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
+@pytest.mark.client("openai-python", "stream")
 def test_a_stream_is_the_whole_answer_in_pieces(ai: OpenAI) -> None:
     question: Any = {"model": "demo", "messages": asked("What is the capital of France?"), "temperature": 0}
     chunks = list(ai.chat.completions.create(**question, stream=True, stream_options={"include_usage": True}))
@@ -67,6 +69,7 @@ def test_a_stream_is_the_whole_answer_in_pieces(ai: OpenAI) -> None:
     assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
 
 
+@pytest.mark.client("openai-python", "stream")
 def test_the_stream_helper_tells_every_event_in_order(ai: OpenAI) -> None:
     asking = asked("What is the capital of France?")
     with ai.chat.completions.stream(model="demo", messages=asking, temperature=0) as stream:
@@ -78,6 +81,7 @@ def test_the_stream_helper_tells_every_event_in_order(ai: OpenAI) -> None:
     assert final.finish_reason == "stop"
 
 
+@pytest.mark.client("openai-python", "tools")
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize(
     ("question", "name", "arguments", "told"),
@@ -114,6 +118,7 @@ def next_turn(ai: OpenAI, turns: list[Any], stream: bool) -> Any:
         return streaming.get_final_completion().choices[0].message
 
 
+@pytest.mark.client("openai-python", "structured")
 def test_a_pydantic_model_is_parsed(ai: OpenAI) -> None:
     asking = asked("Give me a JSON object with name Anna and age 30.")
     parsed = ai.chat.completions.parse(
@@ -157,6 +162,7 @@ def test_models_are_listed_and_found(ai: OpenAI) -> None:
         ai.models.retrieve("no-such-model")
 
 
+@pytest.mark.client("openai-python", "errors")
 def test_a_bad_request_is_not_repeated(ai: OpenAI) -> None:
     asking: Any = {"model": "demo", "messages": asked("hello"), "temperature": 99}
     with pytest.raises(BadRequestError) as caught:

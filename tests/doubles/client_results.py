@@ -33,14 +33,18 @@ def known() -> Mapping[str, ClientEntry]:
 
 @cache
 def pinned_version(package: str) -> str | None:
-    """Which version of `npm:NAME` or `pypi:NAME` tests of clients install; else the one of this environment."""
+    """Which version of `npm:NAME` or `pypi:NAME` tests of clients install; else the one of this environment.
+
+    The packages that clients need are in requirements.txt, beside others of the same name here: only a requirements.in
+    says which clients run there.
+    """
     manager, _, name = package.partition(":")
     if manager == "npm":
         for manifest in sorted(CLIENTS.glob("*/package.json")):
             if found := json.loads(manifest.read_text()).get("dependencies", {}).get(name):
                 return str(found)
         return None
-    for requirements in sorted(CLIENTS.glob("*/requirements.txt")):
+    for requirements in sorted(CLIENTS.glob("*/requirements.in")):
         if found := re.search(rf"^{re.escape(name)}(\[[^\]]*\])?==(\S+)", requirements.read_text(), re.M):
             return found[2]
     try:

@@ -6,12 +6,16 @@ It runs in a thread with an event loop of its own, so that tests may start progr
 from __future__ import annotations
 
 import asyncio
+import itertools
+import re
 import threading
+import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from swarm.engines.engine import EngineSpec
+from swarm.errors import Unavailable
 from swarm.gateway.http.access import AccessRules, digest
 from swarm.generation import GenerationRequest
 from tests.doubles.played_engine import Conversation, Part, PlayedEngine, Say, call
@@ -35,6 +39,7 @@ OBJECT_TASK = "Describe Paris as an object."
 OBJECT = '{"city": "Paris", "degrees": 21}'  # as text; where only tools may answer, as the arguments of the first one
 ENDLESS_TASK = "Count for ever."
 ENDLESS = "1 2 3"  # and then nothing, until the client leaves
+BUSY_TASK = "Is there a slot for me?"  # every other time there is none: a 503 that says when to come back
 UNKNOWN_MODEL = "no-such-model"  # which is a 404 that names those there are
 
 
@@ -46,8 +51,12 @@ def said_last(conversation: Conversation) -> str:
 def usual(never: asyncio.Event) -> Part:
     """What the model does to the tasks above, and to any other: it says hello."""
 
+    full = itertools.cycle((True, False))
+
     def play(conversation: Conversation) -> Say:
         said = said_last(conversation)
+        if BUSY_TASK in said and next(full):
+            raise Unavailable("every slot is taken")
         if ENDLESS_TASK in said:
             return Say(ENDLESS, gate=never)
         if TOOL_TASK in said:
@@ -117,6 +126,14 @@ class PlayedNode:
     def asked(self) -> list[GenerationRequest]:
         """Every generation that the engine was asked for, in order."""
         return list(self.engine.asked)
+
+    def answered(self, status: int) -> int:
+        """How many requests the node has answered with `status`, of every endpoint: whether a client repeats them."""
+        asking = urllib.request.Request(f"{self.url}/metrics", headers={"Authorization": f"Bearer {KEY}"})
+        with urllib.request.urlopen(asking, timeout=START_S) as reply:
+            metrics = reply.read().decode()
+        counts = re.findall(rf'^swarm_requests_total{{endpoint="[^"]*",status="{status}"}} (\S+)$', metrics, re.M)
+        return sum(int(float(count)) for count in counts)
 
     def until_busy(self, slots: int = 1) -> None:
         """Return when so many answers are being made."""

@@ -49,6 +49,7 @@ def text_of(message: anthropic.types.Message) -> str:
     return "".join(block.text for block in message.content if block.type == "text")
 
 
+@pytest.mark.client("anthropic-python", "text")
 @BOTH_WAYS
 async def test_a_message_is_answered_with_its_usage(claude: anthropic.AsyncAnthropic, extra: dict[str, Any]) -> None:
     answer = await ask(claude, extra_body=extra)
@@ -63,6 +64,7 @@ async def test_a_message_is_answered_with_its_usage(claude: anthropic.AsyncAnthr
     assert answer._request_id
 
 
+@pytest.mark.client("anthropic-python", "stream")
 @BOTH_WAYS
 async def test_the_stream_helper_gives_the_same_in_pieces(
     claude: anthropic.AsyncAnthropic, extra: dict[str, Any]
@@ -173,6 +175,7 @@ async def test_an_answer_goes_on_where_the_client_began_it(claude: anthropic.Asy
     assert "capital" not in text_of(answer)
 
 
+@pytest.mark.client("anthropic-python", "tools")
 @BOTH_WAYS
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_tool_loop_comes_to_its_end(
@@ -232,6 +235,7 @@ class City(BaseModel):
     capital: bool
 
 
+@pytest.mark.client("anthropic-python", "structured")
 async def test_a_pydantic_model_is_parsed_from_the_answer(claude: anthropic.AsyncAnthropic) -> None:
     answer = await claude.messages.parse(**SHORT, messages=CAPITAL, output_format=City, extra_body=GREEDY)
     assert isinstance(answer.parsed_output, City)
@@ -282,6 +286,7 @@ async def test_a_conversation_with_every_form_of_content_is_taken(claude: anthro
     assert text_of(answer)
 
 
+@pytest.mark.client("anthropic-python", "cancel")
 async def test_a_client_that_leaves_frees_the_slots(claude: anthropic.AsyncAnthropic, demo_node: RunningNode) -> None:
     workers = demo_node.pool.get("demo")
     assert workers is not None
@@ -295,6 +300,7 @@ async def test_a_client_that_leaves_frees_the_slots(claude: anthropic.AsyncAnthr
     assert workers.state().slots_free == workers.state().slots
 
 
+@pytest.mark.client("anthropic-python", "errors")
 async def test_the_sdk_tells_the_errors_apart(claude: anthropic.AsyncAnthropic) -> None:
     long: Any = [{"role": "user", "content": "word " * 2000}]
     with pytest.raises(anthropic.BadRequestError, match=r"prompt is too long: \d+ tokens > 1024 maximum") as caught:

@@ -34,6 +34,7 @@ def sent(given: Any = CAPITAL, **fields: Any) -> dict[str, Any]:
     return {"model": "demo", "input": given, "temperature": 0, "max_output_tokens": 60, **fields}
 
 
+@pytest.mark.client("openai-python", "text")
 @BOTH_WAYS
 async def test_a_response(ai: AsyncOpenAI, extra: dict[str, Any]) -> None:
     response = await ai.responses.create(**sent(instructions="Be brief.", metadata={"a": "b"}), extra_body=extra)
@@ -68,6 +69,7 @@ async def test_a_stream_is_the_packages_own_events(client: Client, extra: dict[s
     assert events[-1]["response"]["swarm"]["coordinator"] == "kitchen"
 
 
+@pytest.mark.client("openai-python", "stream")
 @BOTH_WAYS
 async def test_the_stream_helper(ai: AsyncOpenAI, extra: dict[str, Any]) -> None:
     async with ai.responses.stream(**sent(), extra_body=extra) as stream:
@@ -77,6 +79,7 @@ async def test_the_stream_helper(ai: AsyncOpenAI, extra: dict[str, Any]) -> None
     assert final.output_text == said
 
 
+@pytest.mark.client("openai-python", "tools")
 @BOTH_WAYS
 @pytest.mark.parametrize("stream", [False, True])
 async def test_tools_to_the_end(ai: AsyncOpenAI, extra: dict[str, Any], stream: bool) -> None:
@@ -121,11 +124,13 @@ class City(BaseModel):
     capital: bool
 
 
+@pytest.mark.client("openai-python", "structured")
 async def test_a_pydantic_model_is_parsed_from_the_answer(ai: AsyncOpenAI) -> None:
     response = await ai.responses.parse(**sent(), text_format=City)
     assert isinstance(response.output_parsed, City)
 
 
+@pytest.mark.client("openai-python", "structured")
 async def test_a_pydantic_model_is_parsed_from_a_stream(ai: AsyncOpenAI) -> None:
     async with ai.responses.stream(**sent(), text_format=City) as stream:
         final = await stream.get_final_response()
@@ -211,6 +216,7 @@ async def test_the_unprefixed_twin(client: Client) -> None:
     assert reply.json["object"] == "response"
 
 
+@pytest.mark.client("openai-python", "errors")
 async def test_a_refusal_reaches_the_sdk_with_the_name_of_the_field(ai: AsyncOpenAI) -> None:
     with pytest.raises(BadRequestError) as refused:
         await ai.responses.create(**sent(), previous_response_id="resp_1")

@@ -28,6 +28,7 @@ async def ai(engine: ScriptedEngine) -> AsyncIterator[AsyncOpenAI]:
         yield opened
 
 
+@pytest.mark.client("openai-python", "errors")
 async def test_a_busy_node_is_asked_again_and_answers(ai: AsyncOpenAI, engine: ScriptedEngine) -> None:
     engine.script = lambda _, voter: [Unavailable("full") if voter == 0 else "yes"]
     answer = await ai.chat.completions.create(model="swarm", messages=HELLO, extra_body=SINGLE)  # type: ignore[arg-type]
@@ -35,6 +36,7 @@ async def test_a_busy_node_is_asked_again_and_answers(ai: AsyncOpenAI, engine: S
     assert len(engine.requests) == 2
 
 
+@pytest.mark.client("openai-python", "errors")
 @pytest.mark.parametrize(
     "error",
     [EngineFailed("broke"), DeadlineExceeded("late"), ZeroDivisionError("a defect"), BadRequest("no")],

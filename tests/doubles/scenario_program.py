@@ -1,0 +1,83 @@
+"""Runs a scenario of a client in the interpreter that the client is installed in, where nothing of this tree is.
+
+    python -P scenario_program.py SCENARIO.py '{"url": ..., "key": ...}'
+
+`CELLS` of SCENARIO.py has functions by name, plain or async, which are given a `PlayedByTest` and give what JSON can
+say. The program's output are lines of JSON for scenario_process.py: questions about the node, and last of all what each
+function gave, or {"raised": TRACEBACK}. What libraries print goes to its stderr.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import inspect
+import json
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import IO, Any
+
+
+@dataclass(frozen=True)
+class PlayedByTest:
+    """The node of the test that runs this, with what may be asked of its model: see played_node.py."""
+
+    channel: IO[str]
+    url: str  # without /v1
+    key: str
+    model: str
+    unknown_model: str
+    text_task: str
+    tool_task: str
+    object_task: str
+    endless_task: str
+    busy_task: str
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.url}/v1"
+
+    def until_busy(self) -> None:
+        """Return when an answer is being made. It blocks: an event loop that is to go on needs a thread for it."""
+        self._ask({"wait": "busy"})
+
+    def until_idle(self) -> None:
+        """Return when every slot is free; the test fails if that is never so."""
+        self._ask({"wait": "idle"})
+
+    def answered(self, status: int) -> int:
+        """How many requests the node has answered with `status`."""
+        return self._ask({"answered": status})
+
+    def _ask(self, question: dict[str, Any]) -> Any:
+        print(json.dumps(question), file=self.channel, flush=True)
+        return json.loads(sys.stdin.readline())
+
+
+def run(cell: Any, node: PlayedByTest) -> Any:
+    try:
+        if inspect.iscoroutinefunction(cell):
+            return asyncio.run(cell(node))
+        return cell(node)
+    except Exception:  # noqa: BLE001  the test that asks for this cell fails with it
+        return {"raised": traceback.format_exc()}
+
+
+def main(file: str, told: str) -> None:
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    spec = importlib.util.spec_from_file_location("scenario", file)
+    assert spec is not None
+    assert spec.loader is not None
+    scenario = importlib.util.module_from_spec(spec)
+    sys.modules["scenario"] = scenario  # libraries look up the annotations of its classes there
+    spec.loader.exec_module(scenario)
+    node = PlayedByTest(channel, **json.loads(told))
+    cells = {name: run(cell, node) for name, cell in scenario.CELLS.items()}
+    print(json.dumps({"cells": cells}), file=channel, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
