@@ -78,12 +78,10 @@ def run_scenario(
         watchdog.start()
         try:
             cells = answered_until_told(process, node)
-        except BaseException:
-            process.kill()
-            raise
+            process.wait()
         finally:
             watchdog.cancel()
-        process.wait()
+            process.kill()
         errors.seek(0)
         assert process.returncode == 0 and cells is not None, errors.read()  # noqa: PT018  one reason for both
     return cells
