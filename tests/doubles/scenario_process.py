@@ -57,8 +57,9 @@ def run_scenario(
 ) -> Any:
     """What the program tells in its last line, {"cells": ...}; any line before it is a question.
 
-    {"wait": "busy"} and {"wait": "idle"} are answered by a line (null) when it is so, {"answered": STATUS} by a
-    number, {"asked": "last"} by what bound the newest answer: {"schema": bool, "tools": [NAMES]}. The program has a home of its own, and of this environment only what finds programs.
+    {"wait": "busy"} and {"wait": "idle"} are answered by a line (null) when it is so, {"answered": STATUS} by a number,
+    {"asked": "last"} by what bound the newest answer: {"schema": BOOL, "tools": [NAMES]}. The program has a home of its
+    own, and of this environment only what finds programs.
     """
     surroundings = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **(environment or {})}
     with (
