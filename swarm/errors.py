@@ -2,6 +2,7 @@
 
 SwarmError
 ├── BadRequest              the caller's input can never work (400)
+│   ├── ThreadsUnsupported  it goes on with a conversation that the node was to keep (400)
 │   └── ContextExceeded     the prompt is longer than the model's context (400)
 ├── Unauthorized            the API key is missing or wrong (401)
 ├── Forbidden               this node does not serve that host name, web page or caller (403)
@@ -66,6 +67,16 @@ class UnsupportedEncoding(BadRequest):
 
 class UnmetExpectation(BadRequest):
     """What a client expects before it sends its body, and this node does not know."""
+
+
+class ThreadsUnsupported(BadRequest):
+    """A turn of a conversation that the server is to hold, of which only the new part is sent.
+
+    Anthropic's SDKs send all of it when they are told so in these words, and then without `thread`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("this server keeps no conversations: leave thread out, send all of it as `messages`", "thread")
 
 
 class ContextExceeded(BadRequest):

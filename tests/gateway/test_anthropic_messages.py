@@ -203,6 +203,37 @@ async def test_a_tool_loop_comes_to_its_end(
     assert last.stop_reason == "end_turn"
 
 
+@pytest.mark.client("anthropic-python", "tools")
+async def test_the_tool_runner_sends_all_of_a_conversation_that_nobody_keeps(claude: anthropic.AsyncAnthropic) -> None:
+    """It begins with a `thread`, which the server is to hold, and sends only what is new from then on."""
+    cities: list[str] = []
+
+    @anthropic.beta_async_tool
+    async def get_weather(city: str) -> str:
+        """Weather of a city"""
+        cities.append(city)
+        return "sunny"
+
+    asked: Any = {**SHORT, "messages": ASK, "tools": [get_weather], "extra_body": GREEDY}
+    turns: list[Any] = [turn async for turn in claude.beta.messages.tool_runner(**asked)]
+    assert cities == ["Paris"]
+    assert [turn.stop_reason for turn in turns] == ["tool_use", "end_turn"]
+    first, second = (turn.usage.input_tokens + (turn.usage.cache_read_input_tokens or 0) for turn in turns)
+    assert second > first, "the second prompt has the tool, the question and the call, too"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}])
+async def test_a_thread_is_refused_in_words_that_the_sdks_know(client: Client, thread: Any, stream: bool) -> None:
+    body = {**SHORT, "messages": CAPITAL, **SINGLE, "stream": stream}
+    refused = await client.post("/v1/messages", {**body, "thread": thread})
+    assert refused.status == 400
+    assert refused.error["type"] == "invalid_request_error"
+    assert "leave thread out" in refused.error["message"]
+    assert refused.error["details"] == {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+    assert (await client.post("/v1/messages", {**body, "thread": None})).status == 200
+
+
 async def test_arguments_stream_in_fragments(client: Client) -> None:
     body = {"model": "demo", "max_tokens": 60, "messages": ASK, "tools": [WEATHER], "stream": True, **GREEDY}
     reply = await client.post("/v1/messages", body)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, Discriminator, Field, JsonValue, Tag, field
 from typing_extensions import TypedDict
 
 from swarm.engines.chat_turns import reminded
+from swarm.errors import ThreadsUnsupported
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
 from swarm.gateway.http.bodies import Part, is_finite
 from swarm.gateway.openai.bodies import (
@@ -317,6 +318,7 @@ class MessagesBody(PromptBody):
     stop_sequences: Annotated[list[str], Field(max_length=MAX_STOP_STRINGS, fail_fast=True)] | None = None
     output_config: OutputConfig | None = None
     output_format: JsonFormat | None = None  # what `output_config.format` was called at first
+    thread: JsonValue = None  # a conversation that the server is to hold
     swarm: SwarmOptions | None = None
 
     @property
@@ -325,7 +327,9 @@ class MessagesBody(PromptBody):
         return options_of(self.swarm, stream=self.stream)
 
     def to_request(self, model: str) -> GenerationRequest:
-        """The request to `model`, with the sampling and the form that the body asks for."""
+        """The request to `model`, with the sampling and the form that the body asks for. Raises ThreadsUnsupported."""
+        if self.thread is not None:
+            raise ThreadsUnsupported
         return (
             super()
             .to_request(model)

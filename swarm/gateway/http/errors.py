@@ -27,6 +27,7 @@ from swarm.errors import (
     PeerFailed,
     RequestCancelled,
     SwarmError,
+    ThreadsUnsupported,
     ToolsOff,
     Unauthorized,
     Unavailable,
@@ -87,7 +88,7 @@ class HttpError:
     code: str
     message: str
     param: str | None = None
-    extra: Mapping[str, int] | None = None
+    extra: Mapping[str, object] | None = None
     retry_after_s: int | None = None
     more_headers: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -116,6 +117,11 @@ def http_error(error: SwarmError) -> HttpError:
             accepted = {} if error.accepted is None else {"Accept-Encoding": error.accepted}
             code = "unsupported_media_type"
             return HttpError(415, "invalid_request_error", code, message, more_headers=accepted)
+        case ThreadsUnsupported():
+            # Anthropic's own code for it, which its SDKs look for; "thread" is the field that is not supported.
+            details = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+            extra = {"details": details}
+            return HttpError(400, "invalid_request_error", "invalid_value", message, error.param, extra=extra)
         case UnmetExpectation():
             return HttpError(417, "invalid_request_error", "expectation_failed", message)
         case BadRequest():
@@ -277,14 +283,14 @@ def ollama_error_object(error: SwarmError) -> dict[str, object]:
     return {"error": f"model {error.name!r} not found{why}{meant}; GET /api/tags lists what there is"}
 
 
-def anthropic_error_object(status: int, message: str, extra: Mapping[str, int] | None) -> dict[str, object]:
+def anthropic_error_object(status: int, message: str, extra: Mapping[str, object] | None) -> dict[str, object]:
     """The body of an error. `extra` are fields beside its type and message."""
     kind = ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     error = {"type": kind, "message": _told(message, extra or {}), **(extra or {})}
     return {"type": "error", "error": error, "request_id": current_request_id.get()}
 
 
-def _told(message: str, extra: Mapping[str, int]) -> str:
+def _told(message: str, extra: Mapping[str, object]) -> str:
     """`message`, but a prompt beyond the context in Anthropic's words: Claude Code compacts when it reads them."""
     if not {"n_prompt_tokens", "n_ctx"} <= extra.keys():
         return message
