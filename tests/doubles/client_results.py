@@ -1,8 +1,9 @@
 """What the tests of clients found, cell by cell: the source of docs/compatibility.md and of docs/clients/.
 
 A test says by `@pytest.mark.client("codex", "text", "stream")` which client it is of and which cells of the table it
-proves. With SWARM_CLIENT_RESULTS=FILE the outcomes are written there, with the version that ran, beside those of
-earlier runs of other clients.
+proves; `folder="ai_sdk_7"` says which folder here pins its packages, where several pin one of that name. With
+SWARM_CLIENT_RESULTS=FILE the outcomes are written there, with the version that ran, beside those of earlier runs of
+other clients.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ def known() -> Mapping[str, ClientEntry]:
 
 
 @cache
-def pinned_version(package: str) -> str | None:
+def pinned_version(package: str, folder: str | None = None) -> str | None:
     """Which version of `npm:NAME` or `pypi:NAME` tests of clients install; else the one of this environment.
 
     The packages that clients need are in requirements.txt, beside others of the same name here: only a requirements.in
-    says which clients run there.
+    says which clients run there. `folder` is the one of tests/clients that pins it, where several pin that name.
     """
     manager, _, name = package.partition(":")
     if manager == "npm":
-        for manifest in sorted(CLIENTS.glob("*/package.json")):
+        for manifest in sorted(CLIENTS.glob(f"{folder or '*'}/package.json")):
             if found := json.loads(manifest.read_text()).get("dependencies", {}).get(name):
                 return str(found)
         return None
-    for requirements in sorted(CLIENTS.glob("*/requirements.in")):
+    for requirements in sorted(CLIENTS.glob(f"{folder or '*'}/requirements.in")):
         if found := re.search(rf"^{re.escape(name)}(\[[^\]]*\])?==(\S+)", requirements.read_text(), re.M):
             return found[2]
     try:
@@ -53,21 +54,21 @@ def pinned_version(package: str) -> str | None:
         return None
 
 
-def marked(item: pytest.Item) -> Iterator[tuple[str, str]]:
-    """The client and cell of each cell that a test proves. Fails for a client or a cell that nobody has heard of."""
+def marked(item: pytest.Item) -> Iterator[tuple[str, str, str | None]]:
+    """The client, cell and folder of each cell that a test proves. Fails for a client or cell that nobody knows."""
     for mark in item.iter_markers("client"):
         client, *cells = mark.args
         assert client in known(), f"{item.nodeid}: there is no client {client!r} in clients.toml"
         assert cells, f"{item.nodeid}: which cells of {client!r} does it prove?"
         for cell in cells:
             assert cell in CELLS, f"{item.nodeid}: there is no cell {cell!r}, only {', '.join(CELLS)}"
-            yield client, cell
+            yield client, cell, mark.kwargs.get("folder")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        for client, cell in marked(item):
-            item.user_properties.append((PROPERTY, [client, cell]))
+        for client, cell, folder in marked(item):
+            item.user_properties.append((PROPERTY, [client, cell, folder]))
 
 
 class Recorder:
@@ -76,6 +77,7 @@ class Recorder:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._outcomes: dict[str, dict[str, dict[str, str]]] = {}  # client -> cell -> test -> outcome
+        self._folders: dict[str, str | None] = {}  # by client
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "call" and report.outcome == "passed":
@@ -83,7 +85,8 @@ class Recorder:
         outcome = "xfailed" if hasattr(report, "wasxfail") else report.outcome
         for name, value in report.user_properties:
             if name == PROPERTY:
-                client, cell = value  # type: ignore[misc]
+                client, cell, folder = value  # type: ignore[misc]
+                self._folders[client] = folder
                 self._outcomes.setdefault(client, {}).setdefault(cell, {})[report.nodeid] = outcome
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -94,7 +97,9 @@ class Recorder:
             if all(outcome == "skipped" for tests in cells.values() for outcome in tests.values()):
                 continue  # it was not there: nothing new is known
             results[client] = {
-                "versions": {package: pinned_version(package) for package in known()[client].packages},
+                "versions": {
+                    package: pinned_version(package, self._folders[client]) for package in known()[client].packages
+                },
                 "date": datetime.now(UTC).date().isoformat(),
                 "cells": {cell: dict(sorted(tests.items())) for cell, tests in sorted(cells.items())},
             }

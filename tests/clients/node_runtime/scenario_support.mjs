@@ -1,0 +1,52 @@
+// What the scenarios of clients share. Import it first: it counts every request of the process from then on, through
+// fetch and through node:http, whatever the client wraps them in.
+// Usage: node SCENARIO.mjs '{"url": ..., "key": ..., "model": ..., "unknown": ..., "endless": ..., "tasks": {...}}'
+
+import { subscribe } from "node:diagnostics_channel";
+
+const requests = [];
+subscribe("undici:request:create", ({ request }) => requests.push(new URL(request.path, request.origin).href));
+subscribe("http.client.request.start", ({ request }) => {
+  requests.push(new URL(request.path, `${request.protocol}//${request.getHeader("host")}`).href);
+});
+
+// `endless`: what the model says to tasks.endless before it says nothing more.
+export const { url, key, model, unknown, endless, tasks } = JSON.parse(process.argv[2]);
+
+// What `action` throws: its class, those above it, what it says, and how many requests it took.
+export async function failure(action) {
+  const before = requests.length;
+  try {
+    await action();
+    return null;
+  } catch (error) {
+    const kinds = [];
+    for (let kind = Object.getPrototypeOf(error); kind && kind !== Object.prototype; kind = Object.getPrototypeOf(kind)) {
+      kinds.push(kind.constructor.name);
+    }
+    const status = error.status ?? error.status_code ?? error.statusCode ?? null;
+    return { kinds, status, message: error.message, requests: requests.length - before, code: error.code ?? null };
+  }
+}
+
+// Reads `stream` until the model has said all that it will ever say, then calls `leave`, and reads on to the end.
+// `words` gives the text of an event, undefined for others.
+export async function left(stream, words, leave) {
+  let said = "";
+  const thrown = await failure(async () => {
+    for await (const event of stream) {
+      const before = said;
+      said += words(event) ?? "";
+      if (said === endless && before !== said) leave();
+    }
+  });
+  return { said, kinds: thrown?.kinds ?? null };
+}
+
+// One line on stdout, with every address that was asked; then the process lives on until its stdin ends, so that what
+// it left in mid-stream is left by the client, not by the end of its process.
+export function tell(told) {
+  console.log(JSON.stringify({ ...told, requests }));
+  process.stdin.resume();
+  process.stdin.on("end", () => process.exit(0));
+}

@@ -1,0 +1,139 @@
+"""Clients of Node at a node whose model plays its part: each does by its own helpers what the table's cells say.
+
+A client is a scenario, `tests/clients/FOLDER/SCRIPT`, which runs once and tells what it saw of each of its APIs:
+`text`, `pieces` of a stream, what came of a loop with a tool (`tool`, `streamedTool`) and of a schema (`object`,
+`streamedObject`), how an unknown model failed (`refusal`, `streamedRefusal`), and each stream that it `left`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.doubles.node_programs import node_scenario
+from tests.doubles.played_node import ENDLESS, MODEL, TEXT, TOOL_ANSWER, UNKNOWN_MODEL, PlayedNode, played_node
+
+HERE = Path(__file__).parent
+PARIS = {"city": "Paris", "degrees": 21}
+WEATHER = TOOL_ANSWER + "sunny, 21 degrees"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeClient:
+    """A client: which scenario it is, which APIs that tells of, and how the client calls an unknown model.
+
+    `status` is what its errors tell of HTTP, None where they do not; `lists`: it can list models.
+    """
+
+    id: str
+    script: str
+    apis: tuple[str, ...]
+    refusal: str
+    status: int | None = 404
+    lists: bool = False
+    folder: str = "node_sdks"
+    variables: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+CLIENTS = (
+    NodeClient("openai-node", "openai.mjs", ("chat", "responses"), "NotFoundError", lists=True),
+    NodeClient("anthropic-node", "anthropic.mjs", ("messages",), "NotFoundError", lists=True),
+)
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[PlayedNode]:
+    with played_node() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(request: pytest.FixtureRequest) -> NodeClient:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def told(client: NodeClient, node: PlayedNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """What the client's scenario saw. It lives until the last of its tests has ended."""
+    place, folder = tmp_path_factory.mktemp(client.id), HERE / client.folder
+    with node_scenario(folder / "package.json", folder / client.script, node, place, client.variables) as said:
+        yield said
+
+
+def every_client(*cells: str) -> Any:
+    """A test of each client, which proves those cells of it. All of one client's tests run beside each other."""
+
+    def marks(client: NodeClient) -> Any:
+        return pytest.mark.client(client.id, *cells, folder=client.folder) if cells else ()
+
+    cases = [pytest.param(each, id=each.id, marks=marks(each)) for each in CLIENTS]
+    return pytest.mark.parametrize("client", cases, indirect=True)
+
+
+@pytest.fixture
+def apis(told: Any, client: NodeClient) -> dict[str, Any]:
+    """What was told of each API."""
+    assert tuple(told["apis"]) == client.apis
+    return told["apis"]
+
+
+def each_has(apis: Mapping[str, Any], value: object, *keys: str) -> None:
+    """Fail unless all of these of each API are `value`."""
+    seen = {f"{api} {key}": told[key] for api, told in apis.items() for key in keys}
+    assert seen == dict.fromkeys(seen, value)
+
+
+@every_client("text")
+def test_a_question_is_answered(apis: dict[str, Any]) -> None:
+    each_has(apis, TEXT, "text")
+
+
+@every_client("stream")
+def test_an_answer_streams_in_pieces(apis: dict[str, Any]) -> None:
+    pieces = {api: [piece for piece in told["pieces"] if piece] for api, told in apis.items()}
+    assert {api: "".join(each) for api, each in pieces.items()} == dict.fromkeys(pieces, TEXT)
+    assert all(len(each) > 1 for each in pieces.values()), pieces
+
+
+@every_client("tools")
+def test_a_tool_runs_once_and_its_result_is_told(told: Any, apis: dict[str, Any]) -> None:
+    each_has(apis, WEATHER, "tool", "streamedTool")
+    assert told["cities"] == ["Paris", "Paris"] * len(apis)
+
+
+@every_client("structured")
+def test_an_answer_is_the_object_that_was_asked_for(apis: dict[str, Any]) -> None:
+    each_has(apis, PARIS, "object", "streamedObject")
+
+
+@every_client("errors")
+def test_an_unknown_model_is_the_clients_own_error_and_asked_for_once(apis: dict[str, Any], client: NodeClient) -> None:
+    for told in apis.values():
+        for refusal in (told["refusal"], told["streamedRefusal"]):
+            assert refusal["kinds"][0] == client.refusal
+            assert UNKNOWN_MODEL in refusal["message"]
+            assert refusal["status"] == client.status
+            assert refusal["requests"] == 1
+
+
+@every_client("cancel")
+def test_a_stream_that_is_left_frees_its_slot(apis: dict[str, Any], node: PlayedNode) -> None:
+    for told in apis.values():
+        assert told["left"]
+        assert {each["said"] for each in told["left"]} == {ENDLESS}
+    node.until_idle()  # while the client lives on
+
+
+@every_client()
+def test_nobody_but_the_node_is_asked(told: Any, node: PlayedNode) -> None:
+    assert told["requests"]
+    assert [each for each in told["requests"] if not each.startswith(f"{node.url}/")] == []
+
+
+@every_client()
+def test_the_models_are_listed_where_a_client_can(told: Any, client: NodeClient) -> None:
+    assert told.get("models") == (["swarm", MODEL] if client.lists else None)
