@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -25,6 +25,7 @@ MAX_MESSAGES = 4096  # far above any context; bounds validation work
 MAX_TOOLS = 256  # OpenAI's limit is 128
 MAX_CHOICES_OF_TEXT = 1000  # as many values as a schema may list
 MAX_TOP_LOGPROBS = 20  # OpenAI's limit
+MOST_MS = 1e9  # of an answer: twelve days; whatever says more has not measured it
 REMARK = "x-swarm-remark"  # in a property's schema: what it says is in each voter's own words, and decides nothing
 SHELL_TOOLS = frozenset({"bash", "shell"})  # coding agents' own: `description` says in free words what a command is for
 # Below it llama.cpp divides logits until they are no numbers, and then takes the vocabulary's last token, always, even
@@ -64,6 +65,16 @@ class Usage(Frozen):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+
+
+class Timings(Frozen):
+    """How long one answer took where it was computed, in milliseconds; how many tokens is what its `Usage` counts.
+
+    `prompt_ms`: to read what of the prompt was in no cache; `predicted_ms`: from the first token to the last.
+    """
+
+    prompt_ms: Annotated[float, Field(ge=0, le=MOST_MS, allow_inf_nan=False)]
+    predicted_ms: Annotated[float, Field(ge=0, le=MOST_MS, allow_inf_nan=False)]
 
 
 class FunctionSpec(Frozen):
@@ -191,9 +202,10 @@ class Candidate(Frozen):
 
     `mean_logprob` is the mean log-probability of the generated tokens where the engine reports it, `confidence`
     the lowest mean of some in a row (`engines/assembly.py`); `stop_sequence` the one of the request's that ended the
-    answer, where the engine says which. `node_id` is of the node that was asked, `temperature` what it was asked to be
-    drawn at (None: the engine's own), `repaired` what was put right of its calls: all three are written in by whoever
-    asked, and never travel.
+    answer, where the engine says which; `timings` are None where nobody measured them, as of older nodes.
+
+    `node_id` is of the node that was asked, `temperature` what it was asked to be drawn at (None: the engine's own),
+    `repaired` what was put right of its calls: all three are written in by whoever asked, and never travel.
     """
 
     voter: str
@@ -206,6 +218,7 @@ class Candidate(Frozen):
     finish_reason: FinishReason | None = None
     stop_sequence: str | None = None
     usage: Usage = Usage()
+    timings: Timings | None = None
     elapsed_ms: int = 0
     mean_logprob: float | None = None
     confidence: float | None = None
@@ -253,7 +266,7 @@ class Finish:
     """The answer number `choice` is complete; exactly one per choice. `usage` counts this choice alone.
 
     `stop_sequence`: which of the request's own ended it; None for another end, and where the engine does not say.
-    `repaired`: what was put right of its calls, in words (see `repaired_calls.py`).
+    `repaired`: what was put right of its calls, in words (see `repaired_calls.py`). `timings`: where it was measured.
     """
 
     choice: int
@@ -261,6 +274,7 @@ class Finish:
     usage: Usage
     stop_sequence: str | None = None
     repaired: tuple[str, ...] = ()
+    timings: Timings | None = field(default=None, compare=False)  # two answers are alike, however long they took
 
 
 GenerationEvent = Delta | Finish

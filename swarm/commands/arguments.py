@@ -33,7 +33,8 @@ LAUNCH_EXAMPLES = """\
 examples:
   swarm launch claude              Claude Code, in this folder
   swarm launch codex -- exec "what does this repository do?"
-  swarm launch --list              what is there; settings for other programs
+  swarm launch --list              what is here; every client that works
+  swarm launch --settings codex    what to write into its own settings
 
 More in docs/compatibility.md."""
 SERVICE = (
@@ -155,15 +156,17 @@ def _add_launch(commands: Any) -> None:
         description="Start Claude Code, Codex, opencode or aider against the swarm. What it needs is\n"
         "said on its command line and in its environment: its own files stay as they are.",
         usage="swarm launch [--url URL] [--api-key KEY] [--model MODEL] PROGRAM [-- ARG]\n"
-        "       swarm launch --list [--json]",
+        "       swarm launch --list [--json]\n"
+        "       swarm launch --settings CLIENT [--json]",
         epilog=LAUNCH_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_url(parser)
     parser.add_argument("--model", default="swarm", help="a model id, or swarm for the best there is")
-    parser.add_argument("--list", action="store_true", help="what is installed, and the settings for other programs")
-    parser.add_argument("--json", action="store_true", help="that list as JSON")
-    parser.add_argument("program", nargs="?", choices=LAUNCHED, metavar="PROGRAM", help=" | ".join(LAUNCHED))
+    parser.add_argument("--list", action="store_true", help="what is installed, and every client that works")
+    parser.add_argument("--settings", metavar="CLIENT", help="what to write into the settings of that client")
+    parser.add_argument("--json", action="store_true", help="that list, or those settings, as JSON")
+    parser.add_argument("program", nargs="?", metavar="PROGRAM", help=" | ".join(LAUNCHED))
     parser.rest = "words"
     parser.set_defaults(run=_launch, words=[])
 
@@ -213,12 +216,15 @@ def _agent(arguments: argparse.Namespace) -> int:
 
 
 def _launch(arguments: argparse.Namespace) -> int:
-    from swarm.commands.launch import launch, list_programs
+    from swarm.commands.launch import launch, list_clients, show_settings
     from swarm.commands.node_client import NodeApi
 
     api = NodeApi(arguments.url, client_key(arguments))
-    if arguments.list or arguments.json:
-        return list_programs(api, arguments.model, arguments.json)
+    listing = arguments.list or arguments.json
+    if (client := arguments.settings or (arguments.program if listing else None)) is not None:
+        return show_settings(api, client, arguments.model, arguments.json)
+    if listing:
+        return list_clients(api, arguments.model, arguments.json)
     if arguments.program is None:
         raise SetupError("name a program: `swarm launch claude`; `swarm launch --list` says which are installed")
     return launch(api, arguments.program, arguments.model, arguments.words)

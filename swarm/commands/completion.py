@@ -173,6 +173,8 @@ def _values(action: argparse.Action, current: str, before: str, models: Callable
     """What the option or word may be; `before` stands in front of it in the same word."""
     if action.choices is not None:
         known = [(str(choice), "") for choice in action.choices]
+    elif action.metavar in ("PROGRAM", "CLIENT"):
+        known = client_names(only_launched=action.metavar == "PROGRAM")
     elif action.type is Path:
         return Completion("directories" if action.metavar in ("DIR", "FOLDER") else "files")
     elif "MODEL" in str(action.metavar) or action.dest in ("model", "default_model", "wanted"):
@@ -189,6 +191,16 @@ def _chosen(known: Iterable[tuple[str, str]], current: str) -> Iterable[tuple[st
 def _about(text: str | None) -> str:
     """The beginning of an option's help: a list in a terminal has one line for each."""
     return (text or "").partition(";")[0].partition(" (")[0]
+
+
+def client_names(only_launched: bool) -> list[tuple[str, str]]:
+    """What `swarm launch` starts, or every client with settings; each with its title."""
+    from swarm.commands.client_settings import client_entries
+
+    entries = client_entries()
+    if only_launched:
+        return [(entry.name, entry.title) for entry in entries if entry.launch is not None]
+    return [(entry.id, entry.title) for entry in entries]
 
 
 def model_names(only_here: bool = False) -> list[str]:

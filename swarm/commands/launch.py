@@ -1,7 +1,11 @@
 """`swarm launch PROGRAM`: start a coding agent against this swarm, with nothing written to the agent's own files.
 
 What each program needs is said in its environment and on its command line alone (`launch_plan`, pure), so that it is
-as before once it ends. Each was tried with the version that stands beside it; docs/compatibility.md has what they do.
+as before once it ends. It stands in the `launch` tables of `clients.toml`; only what no template can say is code here.
+Each is run by tests/clients; docs/clients/ has what they do.
+
+`--list` and `--settings` show every client of that file. The API key is not for the screen: where one is given, KEY
+stands for it.
 """
 
 from __future__ import annotations
@@ -9,17 +13,24 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from swarm.commands.node_client import NodeApi, get_json
+from swarm.commands.client_settings import USUAL_CONTEXT_TOKENS, ClientEntry, by_kind, client_entries
+from swarm.commands.node_client import NodeApi, NodeUnreachable, NotForYou, get_json
 from swarm.commands.output import complain, say
+from swarm.commands.parser import closest
 from swarm.errors import SetupError
 
 NO_KEY: Final = "none"  # programs want some key, and a node without keys takes any
 KEY_VARIABLE: Final = "SWARM_LAUNCH_KEY"  # Codex reads its key from a variable that it is told the name of
 OPENCODE_OUTPUT_TOKENS: Final = 4096  # what it leaves free in the context for an answer
+WIDTH: Final = 80  # columns
+KEY_IN_TEXT: Final = "KEY"
+# What any client of an API is told.
+ANY_CLIENT: Final = (("OpenAI's API", "{url}/v1"), ("Anthropic's API", "{url}"), ("Ollama's API", "{url}"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,35 +55,16 @@ class LaunchPlan:
     environment: Mapping[str, str | None] = field(default_factory=dict[str, str | None])
 
 
-@dataclass(frozen=True, slots=True)
-class LaunchProgram:
-    """A program that can be started. `prompt_tokens` are what it says before its user does, as measured."""
-
-    name: str
-    title: str
-    install: str
-    prompt_tokens: int | None
-    plan: Callable[[LaunchTarget], LaunchPlan]
-
-
-def _claude(target: LaunchTarget) -> LaunchPlan:
+def _claude_models(target: LaunchTarget) -> LaunchPlan:
     """Claude Code asks for `claude-...`, which is `swarm`; for another model each of its names has to be said."""
-    models: dict[str, str | None] = {}
-    if target.model != "swarm":
-        names = ("MODEL", "DEFAULT_OPUS_MODEL", "DEFAULT_SONNET_MODEL", "DEFAULT_HAIKU_MODEL", "SMALL_FAST_MODEL")
-        models = {f"ANTHROPIC_{name}": target.model for name in names}
-    return LaunchPlan(
-        environment={
-            "ANTHROPIC_BASE_URL": target.url,
-            "ANTHROPIC_AUTH_TOKEN": target.key,
-            "ANTHROPIC_API_KEY": None,  # beside a token it asks which of the two is meant
-            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",  # else it wants to reach its maker before it starts
-            **models,
-        }
-    )
+    if target.model == "swarm":
+        return LaunchPlan()
+    names = ("MODEL", "DEFAULT_OPUS_MODEL", "DEFAULT_SONNET_MODEL", "DEFAULT_HAIKU_MODEL", "SMALL_FAST_MODEL")
+    return LaunchPlan(environment={f"ANTHROPIC_{name}": target.model for name in names})
 
 
-def _codex(target: LaunchTarget) -> LaunchPlan:
+def _codex_provider(target: LaunchTarget) -> LaunchPlan:
+    """Codex takes each setting as `-c NAME=VALUE` in TOML, and a key only by the name of a variable that is there."""
     provider = {"name": "Local Swarm", "base_url": f"{target.url}/v1", "wire_api": "responses"}
     if target.api_key is not None:
         provider["env_key"] = KEY_VARIABLE
@@ -90,7 +82,8 @@ def _codex(target: LaunchTarget) -> LaunchPlan:
     )
 
 
-def _opencode(target: LaunchTarget) -> LaunchPlan:
+def _opencode_config(target: LaunchTarget) -> LaunchPlan:
+    """opencode takes a whole configuration, as JSON in a variable."""
     model: dict[str, Any] = {"name": target.model}
     if target.context_tokens is not None:
         output_tokens = min(OPENCODE_OUTPUT_TOKENS, target.context_tokens // 4)
@@ -105,35 +98,43 @@ def _opencode(target: LaunchTarget) -> LaunchPlan:
     return LaunchPlan(environment={"OPENCODE_CONFIG_CONTENT": json.dumps(config)})
 
 
-def _aider(target: LaunchTarget) -> LaunchPlan:
+# By client: what is told beside what its `launch` table says.
+BESIDE_THE_TABLE: Final[Mapping[str, Callable[[LaunchTarget], LaunchPlan]]] = {
+    "claude-code": _claude_models,
+    "codex": _codex_provider,
+    "opencode": _opencode_config,
+}
+
+
+def launch_plan(entry: ClientEntry, target: LaunchTarget) -> LaunchPlan:
+    """How that client is started against `target`. Raises SetupError for one that keeps settings of its own."""
+    table = entry.launch
+    if table is None:
+        raise SetupError(
+            f"{entry.title} keeps settings of its own: `swarm launch --settings {entry.id}` says what to write there"
+        )
+
+    def filled(text: str) -> str:
+        return text.format(url=target.url, key=target.key, model=target.model)
+
+    beside = BESIDE_THE_TABLE[entry.id](target) if entry.id in BESIDE_THE_TABLE else LaunchPlan()
+    environment: dict[str, str | None] = {name: filled(value) for name, value in table.environment.items()}
+    removed = dict.fromkeys(table.remove)
     return LaunchPlan(
-        words=("--model", f"openai/{target.model}", "--no-show-model-warnings"),
-        environment={"OPENAI_API_BASE": f"{target.url}/v1", "OPENAI_API_KEY": target.key},
+        words=(*(filled(word) for word in table.words), *beside.words),
+        environment={**environment, **removed, **beside.environment},
     )
 
 
-PROGRAMS: Final = (
-    LaunchProgram("claude", "Claude Code", "npm install -g @anthropic-ai/claude-code", 23_000, _claude),  # 2.1
-    LaunchProgram("codex", "Codex", "npm install -g @openai/codex", 8_300, _codex),  # 0.171
-    LaunchProgram("opencode", "opencode", "npm install -g opencode-ai", 7_700, _opencode),  # 1.18
-    LaunchProgram("aider", "aider", "pip install aider-install && aider-install", None, _aider),  # 0.86
-)
-
-# Where to say it in programs that keep their own settings; {url} and {key} are the node's.
-OTHERS: Final[Mapping[str, Sequence[str]]] = {
-    "any OpenAI client": ("base URL {url}/v1", "API key  {key}", "model    {model}"),
-    "any Anthropic client": ("base URL {url}", "API key  {key}", "model    {model}"),
-    "Open WebUI": ("OPENAI_API_BASE_URL={url}/v1", "OPENAI_API_KEY={key}"),
-    "Continue (~/.continue/config.yaml)": (
-        "models:",
-        "  - name: swarm",
-        "    provider: openai",
-        "    model: {model}",
-        "    apiBase: {url}/v1",
-        "    apiKey: {key}",
-    ),
-    "llm (extra-openai-models.yaml)": ("- model_id: swarm", "  model_name: {model}", "  api_base: {url}/v1"),
-}
+def find_client(name: str) -> ClientEntry:
+    """The client with that id, or whose program is called so. Raises SetupError with the nearest name there is."""
+    entries = client_entries()
+    for entry in entries:
+        if name in (entry.name, entry.id):
+            return entry
+    likely = closest(name, [known for entry in entries for known in {entry.name, entry.id}])
+    hint = "" if likely is None else f": did you mean {likely!r}?"
+    raise SetupError(f"no client is called {name!r}{hint} (`swarm launch --list` has them all)")
 
 
 def find_target(api: NodeApi, model: str) -> LaunchTarget:
@@ -151,7 +152,7 @@ def find_target(api: NodeApi, model: str) -> LaunchTarget:
     return LaunchTarget(api.url.rstrip("/"), api.api_key, model, context if isinstance(context, int) else None)
 
 
-def too_small(program: LaunchProgram, target: LaunchTarget) -> str | None:
+def too_small(program: ClientEntry, target: LaunchTarget) -> str | None:
     """What is said where the program's first prompt does not fit the model's context; None where it does."""
     needed, context = program.prompt_tokens, target.context_tokens
     if needed is None or context is None or context > needed:
@@ -171,49 +172,124 @@ def program_environment(own: Mapping[str, str], plan: LaunchPlan) -> dict[str, s
 
 def launch(api: NodeApi, name: str, model: str, words: Sequence[str]) -> int:
     """Become that program. Raises SetupError where it is not installed, or the node cannot serve it."""
-    program = next(program for program in PROGRAMS if program.name == name)
-    found = shutil.which(program.name)
+    entry = find_client(name)
+    launch_plan(entry, LaunchTarget(api.url, None, model, None))  # it says at once what cannot be started
+    found = shutil.which(entry.name)
     if found is None:
-        raise SetupError(f"{program.title} is not installed (no {program.name} on the PATH): {program.install}")
+        raise SetupError(f"{entry.title} is not installed (no {entry.name} on the PATH): {entry.install}")
     target = find_target(api, model)
-    plan = program.plan(target)
-    if (warning := too_small(program, target)) is not None:
+    plan = launch_plan(entry, target)
+    if (warning := too_small(entry, target)) is not None:
         complain(f"swarm: {warning}")
-    complain(f"swarm: starting {program.title} with {target.model} at {target.url}; its own settings stay as they are")
+    complain(f"swarm: starting {entry.title} with {target.model} at {target.url}; its own settings stay as they are")
     environment = program_environment(os.environ, plan)
     try:
-        os.execve(found, [program.name, *plan.words, *words], environment)
+        os.execve(found, [entry.name, *plan.words, *words], environment)
     except OSError as error:
         raise SetupError(f"{found} cannot be started: {error.strerror}") from error
 
 
-def list_programs(api: NodeApi, model: str, as_json: bool) -> int:
-    """Which programs are installed, and what to write into the settings of others."""
-    url, key = api.url.rstrip("/"), "KEY" if api.api_key else NO_KEY
-    target = LaunchTarget(url, key if api.api_key else None, model, None)  # the key itself is not for the screen
-    installed = {program.name: shutil.which(program.name) for program in PROGRAMS}
-    others = {name: [line.format(url=url, key=key, model=model) for line in lines] for name, lines in OTHERS.items()}
+def _shown(api: NodeApi, model: str, context_tokens: int | None = None) -> LaunchTarget:
+    """What stands in texts."""
+    return LaunchTarget(api.url.rstrip("/"), KEY_IN_TEXT if api.api_key else None, model, context_tokens)
+
+
+def _lines(entry: ClientEntry, target: LaunchTarget) -> list[str]:
+    return entry.lines(target.url, target.key, target.model, target.context_tokens)
+
+
+def list_clients(api: NodeApi, model: str, as_json: bool) -> int:
+    """Which programs are installed, and every other client that has settings to write."""
+    target = _shown(api, model)
+    entries = client_entries()
     if as_json:
-        programs = [
-            {
-                "name": program.name,
-                "title": program.title,
-                "path": installed[program.name],
-                "install": program.install,
-                "words": list(program.plan(target).words),
-                "environment": dict(program.plan(target).environment),
-            }
-            for program in PROGRAMS
-        ]
-        say(json.dumps({"programs": programs, "others": others}, indent=2))
+        programs = [_program(entry, target) for entry in entries if entry.launch is not None]
+        clients = [_client(entry, target) for entry in entries]
+        say(json.dumps({"programs": programs, "clients": clients}, indent=2))
         return 0
-    for program in PROGRAMS:
-        path = installed[program.name]
-        state = f"swarm launch {program.name}   ({path})" if path else f"not installed: {program.install}"
-        say(f"{program.title:<12} {state}")
-    say("\nFor programs with settings of their own:")
-    for name, lines in others.items():
-        say(f"\n  {name}")
-        for line in lines:
-            say(f"    {line}")
+    say("\n".join(list_lines(entries, target)))
     return 0
+
+
+def list_lines(entries: tuple[ClientEntry, ...], target: LaunchTarget) -> Iterator[str]:
+    """The list, within 80 columns as far as what is in it allows."""
+    launched = [entry for entry in entries if entry.launch is not None]
+    width = max(len(entry.name) for entry in launched)
+    title_width = max(len(entry.title) for entry in launched)
+    yield "Started against this node by `swarm launch NAME`, here or not:\n"
+    for entry in launched:
+        path = shutil.which(entry.name)
+        before = f"  {entry.name:<{width}}  {entry.title:<{title_width}}"
+        state = path if path else f"not installed: {entry.install}"
+        yield f"{before}  {state}" if len(before) + 2 + len(state) <= WIDTH else f"{before.rstrip()}\n      {state}"
+    yield "\nWhat to write into the settings of each: `swarm launch --settings NAME`"
+    width = max(len(name) for name in [*(entry.id for entry in entries), *(name for name, _ in ANY_CLIENT)])
+    for heading, of_kind in by_kind(entries).items():
+        yield f"\n{heading}"
+        yield from (f"  {entry.id:<{width}}  {entry.title}" for entry in of_kind)
+    yield "\nAny other client"
+    for name, url in ANY_CLIENT:
+        yield f"  {name:<{width}}  base URL {url.format(url=target.url)}"
+    yield f"  {'with':<{width}}  API key {target.key}, model {target.model}"
+
+
+def _program(entry: ClientEntry, target: LaunchTarget) -> dict[str, Any]:
+    plan = launch_plan(entry, target)
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "path": shutil.which(entry.name),
+        "install": entry.install,
+        "words": list(plan.words),
+        "environment": dict(plan.environment),
+    }
+
+
+def _client(entry: ClientEntry, target: LaunchTarget) -> dict[str, Any]:
+    return {
+        "id": entry.id,
+        "title": entry.title,
+        "kind": entry.kind,
+        "api": entry.api.split(", "),
+        "packages": list(entry.packages),
+        "install": entry.install,
+        "where": entry.where,
+        "settings": _lines(entry, target),
+        "notes": list(entry.notes),
+        "phones_home": entry.phones_home or None,
+        "lacks": dict(entry.lacks),
+        "prompt_tokens": entry.prompt_tokens,
+    }
+
+
+def show_settings(api: NodeApi, name: str, model: str, as_json: bool) -> int:
+    """What to write into the settings of one client. Raises SetupError for a client or a model that nobody knows."""
+    entry = find_client(name)
+    context, remark = None, None
+    if any("{context}" in line for line in entry.settings):
+        try:
+            context = find_target(api, model).context_tokens
+        except (NodeUnreachable, NotForYou):
+            remark = f"{USUAL_CONTEXT_TOKENS} stands for the model's context: no node could be asked for it."
+    target = _shown(api, model, context)
+    say(json.dumps(_client(entry, target), indent=2) if as_json else "\n".join(settings_lines(entry, target, remark)))
+    return 0
+
+
+def settings_lines(entry: ClientEntry, target: LaunchTarget, remark: str | None = None) -> Iterator[str]:
+    """A client's settings, and what to know of them; lines to be copied stay whole, however long."""
+    yield f"{entry.title}: {entry.install}"
+    yield from textwrap.wrap(f"Write {entry.where}:", WIDTH)
+    yield ""
+    yield from (f"    {line}".rstrip() for line in _lines(entry, target))
+    notes = [*entry.notes, *([f"Phones home: {entry.phones_home}"] if entry.phones_home else [])]
+    if target.api_key is not None and any("{key}" in line for line in entry.settings):
+        notes.append(f"{KEY_IN_TEXT} stands for the API key.")
+    if remark is not None:
+        notes.append(remark)
+    if entry.launch is not None:
+        notes.append(f"`swarm launch {entry.name}` starts it with nothing written anywhere.")
+    if notes:
+        yield ""
+    for note in notes:
+        yield from textwrap.wrap(note, WIDTH, initial_indent="* ", subsequent_indent="  ", break_long_words=False)

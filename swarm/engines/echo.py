@@ -14,6 +14,7 @@ import struct
 from collections.abc import Sequence
 
 from swarm import program_version
+from swarm.engines.assembly import timed
 from swarm.engines.engine import (
     Capabilities,
     Computation,
@@ -88,7 +89,7 @@ class EchoEngine:
         if not 1 <= n <= self.spec.slots:
             raise BadRequest(f"n is {n}; this model runs 1 to {self.spec.slots} answers at once", param="n")
         refuse_unseen(self, request)
-        return self._stream(request, n)
+        return timed(self._stream(request, n))
 
     async def _stream(self, request: GenerationRequest, n: int) -> EventStream:
         if self._closed:

@@ -238,7 +238,8 @@ class Engine(Protocol):
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         """`n` independent answers to one prompt, interleaved, with seeds `request.seed + choice`.
 
-        They share one prefill where the library can. Of each choice 0..n-1 any number of `Delta`, then one `Finish`.
+        They share one prefill where the library can. Of each choice 0..n-1 any number of `Delta`, then one `Finish`,
+        with how long it took where the engine computes here.
         The first has the request's `first_temperature`, where it says one and `capabilities` say that it is heeded.
         Raises `BadRequest` if `n` exceeds `loaded.slots`, and for images that the model cannot see.
         """

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from pydantic import JsonValue
 
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, SwarmError
 from swarm.generation import (
+    MOST_MS,
     Delta,
     Finish,
     FinishReason,
     GenerationRequest,
     JsonObject,
+    Timings,
     ToolCallDelta,
     Usage,
 )
@@ -82,6 +84,7 @@ class ChunkReader:
         self._cached = cached
         self._finished: tuple[int, FinishReason] | None = None
         self._stops: dict[int, str] = {}  # the stop sequence that ended each choice
+        self._timings: Timings | None = None  # of the choice that was finished last
 
     def events(self, chunk: ParsedJson) -> list[Delta | Finish]:
         """The events in one chunk, in order. Raises the chunk's error if it is one."""
@@ -97,6 +100,8 @@ class ChunkReader:
             reason = choice.get("finish_reason")
             if reason:
                 self._finished = (choice["index"], FINISH_REASONS.get(reason, "stop"))
+                self._timings = None
+        self._timings = timings_of(chunk) or self._timings
         usage = chunk.get("usage")
         if usage is not None and self._finished is not None:
             index, reason = self._finished
@@ -106,7 +111,7 @@ class ChunkReader:
             counts = Usage(
                 prompt_tokens=usage["prompt_tokens"], completion_tokens=usage["completion_tokens"], cached_tokens=cached
             )
-            events.append(Finish(index, reason, counts, self._stops.get(index)))
+            events.append(Finish(index, reason, counts, self._stops.get(index), timings=self._timings))
         return events
 
     def _delta(self, choice: ParsedJson) -> Delta | None:
@@ -144,6 +149,19 @@ def token_logprobs(logprobs: JsonValue) -> JsonValue:
 def _one_logprob(token: JsonValue, value: JsonValue) -> JsonObject:
     text = str(token)
     return {"token": text, "logprob": value, "bytes": list(text.encode("utf-8", "surrogatepass"))}
+
+
+def timings_of(chunk: ParsedJson) -> Timings | None:
+    """How long an answer took, as llama.cpp and nodes say it; None where that is not said, or is no time."""
+    said = as_object(chunk.get("timings"))
+    prompt_ms, predicted_ms = said.get("prompt_ms"), said.get("predicted_ms")
+    if not (_is_time(prompt_ms) and _is_time(predicted_ms)):
+        return None
+    return Timings(prompt_ms=float(prompt_ms), predicted_ms=float(predicted_ms))
+
+
+def _is_time(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST_MS
 
 
 def stop_sequence_of(choice: ParsedJson, chunk: ParsedJson) -> str:

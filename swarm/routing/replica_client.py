@@ -425,7 +425,9 @@ async def finished_events(candidate: Candidate, choice: int) -> AsyncGenerator[D
         logprobs = None if candidate.text or index else candidate.logprobs  # once
         yield Delta(choice, tool_calls=(ToolCallDelta(index, call.id, call.name, call.arguments),), logprobs=logprobs)
     reason = candidate.finish_reason or "stop"
-    yield Finish(choice, reason, candidate.usage, candidate.stop_sequence, candidate.repaired)
+    yield Finish(
+        choice, reason, candidate.usage, candidate.stop_sequence, candidate.repaired, timings=candidate.timings
+    )
 
 
 async def held_back(events: EventStream) -> EventStream:

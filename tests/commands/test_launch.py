@@ -13,7 +13,8 @@ import pytest
 
 from swarm.cli import main
 from swarm.commands.arguments import LAUNCHED
-from swarm.commands.launch import PROGRAMS, LaunchProgram, LaunchTarget, program_environment, too_small
+from swarm.commands.client_settings import CELLS, ClientEntry, by_kind, client_entries
+from swarm.commands.launch import LaunchPlan, LaunchTarget, launch_plan, program_environment, too_small
 from tests.commands.test_asking_a_node import answering
 
 ROOT = Path(__file__).parents[2]
@@ -25,21 +26,26 @@ import json, os, sys
 print(json.dumps({{"words": sys.argv[1:], "environment": dict(os.environ)}}))
 sys.exit(7)
 """
-BY_NAME = {program.name: program for program in PROGRAMS}
+ENTRIES = client_entries()
+BY_NAME = {entry.name: entry for entry in ENTRIES if entry.launch is not None}
 
 
 def target(key: str | None = "sk-1", model: str = "qwen3:4b", context: int | None = 32768) -> LaunchTarget:
     return LaunchTarget("http://10.0.0.2:17615", key, model, context)
 
 
+def plan_of(name: str, pointed_at: LaunchTarget) -> LaunchPlan:
+    return launch_plan(BY_NAME[name], pointed_at)
+
+
 def test_the_help_names_every_program() -> None:
     assert tuple(BY_NAME) == LAUNCHED
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
+@pytest.mark.parametrize("program", BY_NAME.values(), ids=lambda program: program.name)
 @pytest.mark.parametrize("key", [None, "sk-1"])
-def test_each_program_is_told_where_and_with_which_key(program: LaunchProgram, key: str | None) -> None:
-    plan = program.plan(target(key))
+def test_each_program_is_told_where_and_with_which_key(program: ClientEntry, key: str | None) -> None:
+    plan = launch_plan(program, target(key))
     told = " ".join([*plan.words, *(f"{name}={value}" for name, value in plan.environment.items())])
     assert "http://10.0.0.2:17615" in told
     assert "qwen3:4b" in told
@@ -48,7 +54,7 @@ def test_each_program_is_told_where_and_with_which_key(program: LaunchProgram, k
 
 
 def test_codex_reads_its_provider_as_toml() -> None:
-    words = BY_NAME["codex"].plan(target('a "quoted" key', model='odd "model"')).words
+    words = plan_of("codex", target('a "quoted" key', model='odd "model"')).words
     settings = tomllib.loads("\n".join(word for word in words if word != "-c").replace('odd "model"', "odd"))
     assert settings["model_providers"]["swarm"] == {
         "name": "Local Swarm",
@@ -60,19 +66,19 @@ def test_codex_reads_its_provider_as_toml() -> None:
 
 
 def test_opencode_leaves_room_for_an_answer_in_a_short_context() -> None:
-    config = json.loads(str(BY_NAME["opencode"].plan(target(context=8192)).environment["OPENCODE_CONFIG_CONTENT"]))
+    config = json.loads(str(plan_of("opencode", target(context=8192)).environment["OPENCODE_CONFIG_CONTENT"]))
     assert config["provider"]["swarm"]["models"]["qwen3:4b"]["limit"] == {"context": 8192, "output": 2048}
 
 
 def test_claude_asks_for_swarm_by_its_own_names_and_for_others_by_theirs() -> None:
-    assert not [name for name in BY_NAME["claude"].plan(target(model="swarm")).environment if name.endswith("MODEL")]
-    named = BY_NAME["claude"].plan(target()).environment
+    assert not [name for name in plan_of("claude", target(model="swarm")).environment if name.endswith("MODEL")]
+    named = plan_of("claude", target()).environment
     assert {value for name, value in named.items() if name.endswith("MODEL")} == {"qwen3:4b"}
 
 
 def test_what_would_be_in_the_way_is_removed_and_the_rest_is_kept() -> None:
     own = {"ANTHROPIC_API_KEY": "mine", "HOME": "/home/me"}
-    environment = program_environment(own, BY_NAME["claude"].plan(target()))
+    environment = program_environment(own, plan_of("claude", target()))
     assert "ANTHROPIC_API_KEY" not in environment
     assert environment["HOME"] == "/home/me"
 
@@ -128,12 +134,79 @@ def test_what_cannot_be_started_is_said_with_the_remedy(tmp_path: Path, words: l
     assert told in ended.stderr
 
 
-def test_the_list_shows_settings_and_no_key(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_has_every_client_and_no_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["launch", "--list", "--api-key", "sk-secret", "--url", "http://10.0.0.2:17615/"]) == 0
     text = capsys.readouterr().out
     assert "http://10.0.0.2:17615/v1" in text
     assert "sk-secret" not in text
+    assert [entry.id for entry in ENTRIES if f"\n  {entry.id} " not in text] == []
+    assert text.index("\nAgents\n") < text.index("\nSDKs\n")
+    assert [line for line in text.splitlines() if len(line) > 80] == []
     assert main(["launch", "--json", "--api-key", "sk-secret"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert [program["name"] for program in listed["programs"]] == list(LAUNCHED)
+    assert [client["id"] for client in listed["clients"]] == [entry.id for entry in ENTRIES]
     assert "sk-secret" not in json.dumps(listed)
+
+
+@pytest.mark.parametrize("words", [["--settings", "open-webui"], ["--list", "open-webui"]])
+def test_the_settings_of_one_client_are_ready_to_be_copied(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["launch", *words, "--api-key", "sk-secret", "--url", "http://10.0.0.2:17615/", "--model", "big"]) == 0
+    text = capsys.readouterr().out
+    assert "\n    OPENAI_API_BASE_URL=http://10.0.0.2:17615/v1\n    OPENAI_API_KEY=KEY\n" in text
+    assert "RAG_EMBEDDING_MODEL=big" in text
+    assert "sk-secret" not in text
+
+
+def test_the_context_in_settings_is_the_model_s(capsys: pytest.CaptureFixture[str]) -> None:
+    with answering(200, MODELS) as (url, _):
+        assert main(["launch", "--settings", "codex", "--url", url, "--model", "big"]) == 0
+        assert "model_context_window = 4096\n" in capsys.readouterr().out
+        assert main(["launch", "--settings", "codex", "--url", url, "--model", "none"]) == 2
+        assert "take one of swarm, qwen3:4b, big" in capsys.readouterr().err
+    assert main(["launch", "--settings", "codex", "--url", url]) == 0
+    text = capsys.readouterr().out
+    assert "model_context_window = 32768\n" in text
+    assert "no node could be asked for it" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--settings", "open-webiu"], "did you mean 'open-webui'?"),
+        (["--list", "cluade"], "did you mean 'claude'?"),
+        (["continue"], "`swarm launch --settings continue`"),
+        (["zzz"], "no client is called 'zzz' (`swarm launch --list` has them all)"),
+    ],
+)
+def test_a_client_that_is_none_or_not_started_is_told_what_to_do(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["launch", *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.id)
+def test_each_entry_of_the_file_is_whole(entry: ClientEntry) -> None:
+    """Templates are filled with nothing left over, no word has the key, and what it lacks are cells of the table."""
+    lines = entry.lines("http://10.0.0.2:17615", "sk-1", "qwen3:4b", 4096)
+    assert lines
+    assert [line for line in lines for name in ("{url}", "{key}", "{model}", "{context}") if name in line] == []
+    assert "http://10.0.0.2:17615" in "".join(lines)
+    assert set(entry.lacks) <= set(CELLS)
+    assert all(reason.strip() for reason in entry.lacks.values())
+    assert [package for package in entry.packages if not package.startswith(("npm:", "pypi:"))] == []
+    assert set(entry.api.split(", ")) <= {"chat", "responses", "messages", "ollama"}
+    if entry.launch is not None:
+        assert "{key}" not in "".join(entry.launch.words)
+        assert launch_plan(entry, target()).environment.keys() >= set(entry.launch.remove)
+
+
+def test_ids_and_programs_are_no_one_else_s_and_every_kind_has_a_heading() -> None:
+    names = [name for entry in ENTRIES for name in {entry.id, entry.name}]
+    assert len(names) == len(set(names))
+    assert sorted(entry.id for of_kind in by_kind(ENTRIES).values() for entry in of_kind) == sorted(
+        entry.id for entry in ENTRIES
+    )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from swarm.engines.assembly import timed
 from swarm.engines.echo import EchoEngine, message_text, tokens_of
 from swarm.engines.engine import Capabilities, Computation, EngineSpec, refuse_unseen
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed, Unavailable
@@ -169,7 +170,7 @@ class PlayedEngine(EchoEngine):
             raise BadRequest(f"n is {n}; this model runs 1 to {self.spec.slots} answers at once", param="n")
         refuse_unseen(self, request)
         self.asked.append(request)
-        return self._play(request, conversation, part, n)
+        return timed(self._play(request, conversation, part, n))
 
     async def _play(self, request: GenerationRequest, conversation: Conversation, part: Part, n: int) -> EventStream:
         if self._closed:

@@ -57,8 +57,9 @@ def run_scenario(
 ) -> Any:
     """What the program tells in its last line, {"cells": ...}; any line before it is a question.
 
-    {"wait": "busy"} and {"wait": "idle"} are answered by a line (null) when it is so, {"answered": STATUS} by a
-    number. The program has a home of its own, and of this environment only what finds programs.
+    {"wait": "busy"} and {"wait": "idle"} are answered by a line (null) when it is so, {"answered": STATUS} by a number,
+    {"asked": "last"} by what bound the newest answer: {"schema": BOOL, "tools": [NAMES]}. The program has a home of its
+    own, and of this environment only what finds programs.
     """
     surroundings = {"PATH": os.environ["PATH"], "HOME": str(home), "LANG": "C.UTF-8", **(environment or {})}
     with (
@@ -99,6 +100,9 @@ def answered_until_told(process: subprocess.Popen[str], node: PlayedNode) -> Any
         answer = None
         if "answered" in said:
             answer = node.answered(said["answered"])
+        elif "asked" in said:
+            last = node.asked[-1]
+            answer = {"schema": last.response_format is not None, "tools": [each.function.name for each in last.tools]}
         elif said["wait"] == "busy":
             node.until_busy()
         else:

@@ -51,6 +51,10 @@ class PlayedByTest:
         """How many requests the node has answered with `status`."""
         return self._ask({"answered": status})
 
+    def last_asked(self) -> dict[str, Any]:
+        """Whether the newest answer had to fit a `schema`, and the names of the `tools` that it could call."""
+        return self._ask({"asked": "last"})
+
     def _ask(self, question: dict[str, Any]) -> Any:
         print(json.dumps(question), file=self.channel, flush=True)
         return json.loads(sys.stdin.readline())

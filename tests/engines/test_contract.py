@@ -91,6 +91,7 @@ async def test_an_answer_is_deltas_then_one_finish_with_its_usage(engine: Engine
     assert finishes[0].reason == "stop"
     assert finishes[0].usage.completion_tokens > 0
     assert finishes[0].usage.prompt_tokens == await engine.count_tokens(chat("What is the capital of France?"))
+    assert finishes[0].timings is not None
 
 
 async def test_the_same_seed_gives_the_same_answer(engine: Engine) -> None:

@@ -22,6 +22,7 @@ from typing import Any, cast
 from pydantic import JsonValue
 
 from federation.tasks import cancel_and_wait, finished, report_crash
+from swarm.engines.assembly import timed
 from swarm.engines.chat_turns import (
     CAN_SAY_ALL,
     PROBED_ARGUMENTS,
@@ -165,7 +166,7 @@ class HostedEngine:
         if not 1 <= n <= self.loaded.slots:
             raise BadRequest(f"n is {n}; this model runs 1 to {self.loaded.slots} answers at once", param="n")
         self._refuse_unable(request)
-        return self._readable.stream(request, n)
+        return timed(self._readable.stream(request, n))
 
     def _refuse_unable(self, request: GenerationRequest) -> None:
         if request.suffix is not None:

@@ -99,7 +99,8 @@ class AnswerReader:
 
 
 def _with_no_token(end: Finish) -> Finish:
-    return Finish(end.choice, "length", end.usage.model_copy(update={"completion_tokens": 0}))
+    timings = end.timings and end.timings.model_copy(update={"predicted_ms": 0.0})
+    return Finish(end.choice, "length", end.usage.model_copy(update={"completion_tokens": 0}), timings=timings)
 
 
 def _without_neighbours(logprobs: JsonValue) -> JsonValue:
@@ -238,9 +239,8 @@ class ReadableAnswers:
                     yield replace(event, choice=choice, reasoning="")
                 else:
                     counted = event.usage.completion_tokens + readers[choice].spoken_tokens
-                    yield replace(
-                        event, choice=choice, usage=event.usage.model_copy(update={"completion_tokens": counted})
-                    )
+                    usage = event.usage.model_copy(update={"completion_tokens": counted})
+                    yield replace(event, choice=choice, usage=usage, timings=None)  # they are of the call alone
 
 
 def tools_digest(request: GenerationRequest) -> bytes:

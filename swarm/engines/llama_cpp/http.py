@@ -20,7 +20,7 @@ from typing import Any
 
 import aiohttp
 
-from swarm.engines.assembly import numbered, together
+from swarm.engines.assembly import numbered, timed, together
 from swarm.engines.chat_turns import CAN_SAY_ALL, TEMPLATE_PROBES, TemplateAbilities, abilities, said_by
 from swarm.engines.engine import Capabilities, Embeddings, LoadedModel, Ranking, Tokens
 from swarm.engines.llama_cpp.answers import AnswerReader, ReadableAnswers, is_unreadable
@@ -49,6 +49,7 @@ from swarm.engines.openai_dialect import (
     as_object,
     request_body,
     sse_data,
+    timings_of,
     translate_error,
 )
 from swarm.engines.thoughts import may_think
@@ -128,7 +129,7 @@ class InfillReader:
                 completion_tokens=int(chunk["tokens_predicted"]),
                 cached_tokens=cached,
             )
-            events.append(Finish(index, reason, usage, chunk.get(STOPPING_WORD) or None))
+            events.append(Finish(index, reason, usage, chunk.get(STOPPING_WORD) or None, timings=timings_of(chunk)))
         return events
 
 
@@ -232,7 +233,8 @@ class LlamaHttp:
     def stream(self, request: GenerationRequest, n: int) -> EventStream:
         """Events of `n` answers; closing the iterator closes the socket, which stops the engine."""
         parts = self._parts(request, n)
-        return self._readable.stream(*parts[0]) if len(parts) == 1 else self._apart(request, parts)
+        events = self._readable.stream(*parts[0]) if len(parts) == 1 else self._apart(request, parts)
+        return timed(events) if request.tools else events  # a call that words began is a second answer of llama.cpp's
 
     def _parts(self, request: GenerationRequest, n: int) -> list[tuple[GenerationRequest, int]]:
         """The requests to llama.cpp that `n` answers take, and how many answers each has: the last may have several."""
@@ -298,7 +300,7 @@ class LlamaHttp:
                     async for data in sse_data(arriving) if body["stream"] else in_one(arriving):
                         if data == b"[DONE]":
                             break
-                        for raw in reader.events(json.loads(data)):
+                        for raw in map(reading.timed, reader.events(json.loads(data))):
                             for event in answers[raw.choice].read(raw):
                                 if isinstance(event, Finish):
                                     unfinished -= 1

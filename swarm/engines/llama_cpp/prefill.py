@@ -26,7 +26,7 @@ import time
 from array import array
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from federation.tasks import cancel_and_wait
@@ -41,7 +41,7 @@ from swarm.engines.llama_cpp.prompt_slots import (
 )
 from swarm.engines.llama_cpp.saved_prompts import NoDiskRoom, SavedPrompt, SavedPrompts
 from swarm.errors import EngineDied, SwarmError, Unavailable
-from swarm.generation import GenerationRequest, has_images
+from swarm.generation import Delta, Finish, GenerationRequest, has_images
 from swarm.moving_mean import moving_mean
 from swarm.registry.model_memory import size_text
 
@@ -88,21 +88,23 @@ def slice_tokens(left: int, tokens_per_s: float | None, most: int = MAX_SLICE_TO
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What llama.cpp says of one: tokens it had in its cache, and tokens it evaluated."""
+    """What llama.cpp says of one: tokens it had in its cache, tokens it evaluated, and the milliseconds for these."""
 
     cached: int
     evaluated: int
+    took_ms: float
 
 
 @dataclass(slots=True, eq=False)
 class PromptReading:
     """A prompt on its way: in which slot (-1: llama.cpp's choice), and how much of it was in the cache before.
 
-    `cached` is None where that is for the request itself to say.
+    `cached` is None where that is for the request itself to say. `read_ms` is what the slices before it took.
     """
 
     id_slot: int = -1
     cached: int | None = None
+    read_ms: float = 0.0
     taken: list[PromptSlot] = field(default_factory=list[PromptSlot])
     over: list[PromptSlot] = field(default_factory=list[PromptSlot])  # of these, those whose answer is complete
 
@@ -121,6 +123,13 @@ class PromptReading:
         self.over.append(slot)
         slot.answered = answered if slot.tokens else 0
         slot.busy = False
+
+    def timed(self, event: Delta | Finish) -> Delta | Finish:
+        """`event` with the whole time that the prompt took, of which the request's own is the last part."""
+        if not self.read_ms or not isinstance(event, Finish) or event.timings is None:
+            return event
+        prompt_ms = event.timings.prompt_ms + self.read_ms
+        return replace(event, timings=event.timings.model_copy(update={"prompt_ms": prompt_ms}))
 
     def end(self) -> None:
         """No answer is made any more. Idempotent: what was free meanwhile may be somebody else's by now."""
@@ -312,8 +321,9 @@ class SlicedPrefill:
                 return []
         for slot in leads:
             slot.hold(first.tokens, first.read_at, first.text, saved=first.saved)
-        apart = [PromptReading(slot.id, whole.cached, [slot]) for slot in leads]
-        return [*apart, PromptReading(first.id, whole.cached, [first, *others[:shared]])]
+        read = whole.cached, whole.read_ms
+        apart = [PromptReading(slot.id, *read, [slot]) for slot in leads]
+        return [*apart, PromptReading(first.id, *read, [first, *others[:shared]])]
 
     async def _warm(self, prompt: array[int], reading: PromptReading, done: int, *, to_its_end: bool = False) -> bool:
         """Read the prompt's slices; its end goes with the request, or is read too, but for the last token.
@@ -332,6 +342,7 @@ class SlicedPrefill:
                     break
                 upto = done + size if size else len(prompt) - 1
                 made = await self._evaluate(prompt[:upto], reading)
+                reading.read_ms += made.took_ms
                 if expected is None:
                     reading.cached = made.cached
                 elif made.cached < expected - 1:  # the last token is evaluated anew where nothing else is
@@ -361,7 +372,7 @@ class SlicedPrefill:
             asked["id_slot"] = reading.id_slot
         answer = await self._ask("/completion", asked)
         timings = answer["timings"]
-        made = Slice(int(timings["cache_n"]), int(timings["prompt_n"]))
+        made = Slice(int(timings["cache_n"]), int(timings["prompt_n"]), float(timings.get("prompt_ms", 0)))
         if made.evaluated >= MIN_SLICE_TOKENS:
             speed = made.evaluated / max(time.perf_counter() - begun, 1e-6)
             self._tokens_per_s = moving_mean(self._tokens_per_s, speed)

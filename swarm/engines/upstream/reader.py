@@ -21,10 +21,10 @@ from typing import Any, cast
 from pydantic import JsonValue
 
 from federation.printable_text import clean_line
-from swarm.engines.openai_dialect import ParsedJson, as_object, stop_sequence_of, token_logprobs
+from swarm.engines.openai_dialect import ParsedJson, as_object, stop_sequence_of, timings_of, token_logprobs
 from swarm.engines.upstream.address import KEY_VARIABLE
 from swarm.errors import UpstreamRefusal, UpstreamRefused
-from swarm.generation import Delta, Finish, FinishReason, ToolCallDelta, Usage
+from swarm.generation import Delta, Finish, FinishReason, Timings, ToolCallDelta, Usage
 
 MAX_TOKENS = 2**31  # counts beyond it are no counts
 MAX_CALLS = 256  # of one answer
@@ -50,12 +50,14 @@ class UpstreamReader:
     reason: FinishReason | None = None
     stop_sequence: str | None = None
     usage: Usage = field(default_factory=Usage)
+    timings: Timings | None = None  # where it says so itself, as llama-server does: the way there is not measured
     _calls: list[str] = field(default_factory=list[str])  # the id of each call so far, "" where it has none
     _at_index: dict[int, int] = field(default_factory=dict[int, int])  # the upstream's index -> the latest call there
 
     def delta(self, chunk: ParsedJson) -> Delta | None:
         """What `chunk` adds; its finish reason and usage are kept for `finish`."""
         self._count(chunk)
+        self.timings = timings_of(chunk) or self.timings
         choice = _first_choice(chunk)
         word = choice.get("finish_reason")
         if isinstance(word, str) and word:
@@ -76,7 +78,7 @@ class UpstreamReader:
     def finish(self) -> Finish:
         """The end of the answer, as far as the upstream told of it: tokens that it did not count are 0."""
         reason = self.reason or ("tool_calls" if self._calls else "stop")
-        return Finish(0, reason, self.usage, self.stop_sequence)
+        return Finish(0, reason, self.usage, self.stop_sequence, timings=self.timings)
 
     def _count(self, chunk: ParsedJson) -> None:
         usage = as_object(chunk.get("usage"))

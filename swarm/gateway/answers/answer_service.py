@@ -316,7 +316,7 @@ async def _stream_outcome(context: RequestContext, writer: AnswerWriter, outcome
                 await writer.delta(event)
     context.count([end.answer], outcome.verdict)
     answer = end.answer
-    ended = Finish(0, answer.finish_reason or "stop", answer.usage, answer.stop_sequence)
+    ended = Finish(0, answer.finish_reason or "stop", answer.usage, answer.stop_sequence, timings=answer.timings)
     await writer.finish(ended, extension)
     await writer.end([answer.usage])
 

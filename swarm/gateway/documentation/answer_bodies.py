@@ -256,7 +256,25 @@ class TextChoice(BaseModel):
     logprobs: JsonValue
     finish_reason: FinishReason
     stop_reason: str | None = None
+    timings: AnswerTimings | None = None
     swarm: SwarmReport | None = None
+
+
+class AnswerTimings(BaseModel):
+    """How long the answer took where it was computed, under llama-server's names; left out where nobody measured it.
+
+    Of a vote it is the chosen answer's. `cache_n` tokens of the prompt were known, `prompt_n` were read.
+    """
+
+    cache_n: int
+    prompt_n: int
+    prompt_ms: float
+    prompt_per_token_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_token_ms: float
+    predicted_per_second: float
 
 
 class ChatCompletion(BaseModel):
@@ -268,6 +286,7 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: UsageCount
+    timings: AnswerTimings | None = None
     swarm: SwarmReport | None = None
 
 
@@ -280,6 +299,7 @@ class TextCompletion(BaseModel):
     model: str
     choices: list[TextChoice]
     usage: UsageCount
+    timings: AnswerTimings | None = None
     swarm: SwarmReport | None = None
 
 
@@ -560,6 +580,8 @@ class PlainAnswer(BaseModel):
     model: str
     tokens_predicted: int
     tokens_evaluated: int
+    tokens_cached: int
+    timings: AnswerTimings | None = None
     swarm: SwarmReport | None = None
 
 

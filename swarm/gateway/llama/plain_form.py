@@ -1,7 +1,6 @@
 """Texts in llama.cpp's own shapes: `/completion` and `/infill`.
 
-An answer has one choice. What llama.cpp tells of its slots, settings and timings is not there: the answer may be any
-node's.
+An answer has one choice. What llama.cpp tells of its slots and settings is not there: the answer may be any node's.
 """
 
 from __future__ import annotations
@@ -23,7 +22,8 @@ from swarm.gateway.openai.bodies import (
     Sampling,
     as_prompts,
 )
-from swarm.generation import Candidate, Delta, Finish, FinishReason, GenerationRequest, JsonObject, Usage
+from swarm.gateway.openai.shapes import timings_object
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, Usage
 from swarm.routing.replicas import SWARM_ALIAS
 
 MAX_FIELDS = 64  # of `response_fields`; llama.cpp's answers have about twenty
@@ -78,14 +78,9 @@ class PlainForm:
 
     def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
         candidate = candidates[0]
-        body = final(
-            self.model,
-            candidate.text,
-            candidate.finish_reason or "stop",
-            candidate.usage,
-            extension,
-            candidate.stop_sequence,
-        )
+        reason, stop = candidate.finish_reason or "stop", candidate.stop_sequence
+        ended = Finish(0, reason, candidate.usage, stop, timings=candidate.timings)
+        body = final(self.model, candidate.text, ended, extension)
         if (listed := probabilities(candidate.logprobs)) is not None:
             body["completion_probabilities"] = listed
         return {name: value for name, value in body.items() if name in self.fields} if self.fields else body
@@ -111,7 +106,7 @@ class PlainWriter:
         await self._event(piece)
 
     async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
-        await self._event(final(self._model, "", event.reason, event.usage, extension, event.stop_sequence))
+        await self._event(final(self._model, "", event, extension))
 
     async def end(self, usages: list[Usage]) -> None:
         """The last event has said everything."""
@@ -125,25 +120,21 @@ def probabilities(logprobs: JsonValue) -> JsonValue:
     return logprobs.get("content") if isinstance(logprobs, Mapping) else None
 
 
-def final(
-    model: str,
-    content: str,
-    reason: FinishReason,
-    usage: Usage,
-    extension: JsonObject | None,
-    stop_sequence: str | None = None,
-) -> JsonObject:
+def final(model: str, content: str, ended: Finish, extension: JsonObject | None) -> JsonObject:
     """The object that ends an answer."""
+    usage = ended.usage
     body: JsonObject = {
         "index": 0,
         "content": content,
         "stop": True,
-        "stop_type": "limit" if reason == "length" else "word" if stop_sequence else "eos",
-        "stopping_word": stop_sequence or "",
+        "stop_type": "limit" if ended.reason == "length" else "word" if ended.stop_sequence else "eos",
+        "stopping_word": ended.stop_sequence or "",
         "model": model,
         "tokens_predicted": usage.completion_tokens,
         "tokens_evaluated": usage.prompt_tokens,
         "tokens_cached": usage.cached_tokens,
         "truncated": False,
     }
+    if ended.timings is not None:
+        body["timings"] = timings_object(usage, ended.timings)
     return body if extension is None else {**body, "swarm": extension}

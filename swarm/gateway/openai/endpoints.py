@@ -33,6 +33,7 @@ from swarm.generation import GenerationRequest, JsonObject, Usage
 B = TypeVar("B", bound=Sampling)
 AT_ONCE = 4  # prompts in work: as many as a node has workers by default; the rest of a node is for others
 VECTORS_AT_ONCE = 4  # encoded between two turns of the event loop: 16,384 numbers at 4,096 a vector, some 15 ms
+OF_EACH = ("swarm", "timings")  # what is said of each prompt's answer, and not of all together
 CODEX_VERSION = "client_version"  # the query by which Codex, and only Codex, asks for the list
 
 
@@ -40,7 +41,8 @@ async def answer_several(contexts: Sequence[RequestContext]) -> web.Response:
     """One response with all choices, in order of the prompts. The first failure ends all of them."""
     bodies, usages = zip(*await whole_bodies(contexts), strict=True)
     body = {**bodies[0], "choices": numbered(bodies), "usage": usage_object(summed(usages))}
-    body.pop("swarm", None)
+    for name in OF_EACH:
+        body.pop(name, None)
     return web.Response(text=compact(body), content_type="application/json", headers=contexts[0].headers())
 
 
@@ -63,10 +65,10 @@ async def whole_bodies(contexts: Sequence[RequestContext]) -> list[tuple[JsonObj
 
 
 def numbered(bodies: Sequence[JsonObject]) -> list[JsonValue]:
-    """All choices, counted from 0. Each prompt was voted on for itself: its `swarm` object goes with its choice."""
+    """All choices, counted from 0. Each prompt was answered for itself: what is said of that goes with its choice."""
     choices: list[JsonValue] = []
     for body in bodies:
-        found, account = body["choices"], {name: body[name] for name in ("swarm",) if name in body}
+        found, account = body["choices"], {name: body[name] for name in OF_EACH if name in body}
         for choice in found if isinstance(found, list) else ():
             if isinstance(choice, dict):
                 choices.append({**choice, "index": len(choices), **account})

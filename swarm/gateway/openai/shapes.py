@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from swarm.gateway.answers.answer_form import SSE, CallOpening, Dialect, OpenStream, honest_reason, message_object
 from swarm.gateway.http.bodies import compact
 from swarm.gateway.openai.tools import input_of
-from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCallDelta, Usage
+from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, Timings, ToolCallDelta, Usage
 
 STOP_REASON = "stop_reason"  # of a choice: vLLM's name for the stop sequence that was hit, which OpenAI has none for
 DONE = b"data: [DONE]\n\n"
@@ -63,6 +63,29 @@ def usage_object(usage: Usage) -> JsonObject:
     }
 
 
+def timings_object(usage: Usage, timings: Timings) -> JsonObject:
+    """How long an answer of `usage` took, under llama-server's names and by its rules.
+
+    The rate of writing leaves the first token out, which reading the prompt has made, and is 0 where there is no other.
+    """
+    read, written = usage.prompt_tokens - usage.cached_tokens, usage.completion_tokens
+    return {
+        "cache_n": usage.cached_tokens,
+        "prompt_n": read,
+        "prompt_ms": timings.prompt_ms,
+        "prompt_per_token_ms": _quotient(timings.prompt_ms, read),
+        "prompt_per_second": _quotient(read * 1000, timings.prompt_ms),
+        "predicted_n": written,
+        "predicted_ms": timings.predicted_ms,
+        "predicted_per_token_ms": _quotient(timings.predicted_ms, written - 1),
+        "predicted_per_second": _quotient((written - 1) * 1000, timings.predicted_ms),
+    }
+
+
+def _quotient(above: float, below: float) -> float:
+    return above / below if above > 0 and below > 0 else 0.0
+
+
 def add_usage(usages: list[Usage]) -> Usage:
     """Usage of several choices of one prompt: the prompt counts once, the completions add up."""
     if not usages:
@@ -98,15 +121,17 @@ class CompletionShape:
         name = "chat.completion.chunk" if self.kind == "chat" else "text_completion"
         return "data: " + compact({**self._identity, "object": name})[:-1] + ',"choices":['
 
-    def tail(self, extension: JsonObject | None = None) -> str:
-        """The end of a chunk after its choices, with the `swarm` object where there is one."""
+    def tail(self, extension: JsonObject | None = None, timings: JsonObject | None = None) -> str:
+        """The end of a chunk after its choices, with the `swarm` object and the timings where there are any."""
         swarm = "" if extension is None else f',"swarm":{compact(extension)}'
+        took = "" if timings is None else f',"timings":{compact(timings)}'
         usage = ',"usage":null' if self.include_usage else ""
-        return f"]{swarm}{usage}}}\n\n"
+        return f"]{swarm}{took}{usage}}}\n\n"
 
-    def usage_chunk(self, usage: Usage) -> str:
-        """The chunk after the last choice has ended: no choices, only what it cost."""
-        return f'{self.head()}],"usage":{compact(usage_object(usage))}}}\n\n'
+    def usage_chunk(self, usage: Usage, timings: JsonObject | None = None) -> str:
+        """The chunk after the last choice has ended: no choices, only what it cost, and how long it took."""
+        took = "" if timings is None else f',"timings":{compact(timings)}'
+        return f'{self.head()}],"usage":{compact(usage_object(usage))}{took}}}\n\n'
 
     def opening(self, choice: int, calls: bool) -> str | None:
         """The first chunk's choice: the role, once; for plain text the echoed prompt, if there is one.
@@ -167,6 +192,8 @@ class CompletionShape:
         name = "chat.completion" if self.kind == "chat" else "text_completion"
         usage = usage_object(add_usage([candidate.usage for candidate in candidates]))
         body: JsonObject = {**self._identity, "object": name, "choices": choices, "usage": usage}
+        if (timings := candidates[0].timings) is not None:
+            body["timings"] = timings_object(candidates[0].usage, timings)
         return body if extension is None else {**body, "swarm": extension}
 
     def _choice(self, index: int, candidate: Candidate) -> JsonObject:
@@ -232,6 +259,7 @@ class ChunkWriter:
         self._calls = [CallOpening() for _ in range(choices)]
         self._written_chars = [len(shape.echo)] * choices
         self._inputs: list[dict[int, list[str]]] = [{} for _ in range(choices)]  # of custom tools: JSON that grows
+        self._timings: JsonObject | None = None  # of the first choice
 
     async def begin(self) -> None:
         """Every choice's first chunk."""
@@ -255,12 +283,22 @@ class ChunkWriter:
         await self._chunk(event.choice, self._shape.delta(event), self._tail, calls)
 
     async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
-        """The choice's last chunk; with `extension` it carries the `swarm` object."""
+        """The choice's last chunk; with `extension` it carries the `swarm` object.
+
+        How long it took is told here, or where the usage is, as llama-server does.
+        """
+        timings = None if event.timings is None else timings_object(event.usage, event.timings)
+        if event.choice == 0:
+            self._timings = timings
+        if self._shape.include_usage:
+            timings = None
         reason = honest_reason(event.reason, self._calls[event.choice].any)
         if inputs := self._inputs[event.choice]:
             await self._chunk(event.choice, self._shape.inputs(event.choice, inputs), self._tail)
         await self._chunk(
-            event.choice, self._shape.finish(event.choice, reason, event.stop_sequence), self._shape.tail(extension)
+            event.choice,
+            self._shape.finish(event.choice, reason, event.stop_sequence),
+            self._shape.tail(extension, timings),
         )
 
     def _holds_input(self, choice: int, call: ToolCallDelta) -> bool:
@@ -280,7 +318,8 @@ class ChunkWriter:
 
     async def end(self, usages: list[Usage]) -> None:
         """What comes after the last choice: the usage where the client asked for it, and the end mark."""
-        usage = self._shape.usage_chunk(add_usage(usages)).encode() if self._shape.include_usage else b""
+        wanted = self._shape.include_usage
+        usage = self._shape.usage_chunk(add_usage(usages), self._timings).encode() if wanted else b""
         await self._out.end(usage + DONE)
 
     async def _chunk(self, choice: int, body: str, tail: str, calls: bool = False) -> None:
