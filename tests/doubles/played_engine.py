@@ -73,11 +73,12 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a voter is asked, as scripts look at it: `tools` are the names of those it may call."""
+    """What a voter is asked, as scripts look at it: `tools` are the names of those it may call, or has to."""
 
     messages: tuple[JsonObject, ...]
     tools: tuple[str, ...] = ()
     answer_schema: bool = False  # whether the answer has to be JSON
+    must_call: bool = False
 
     @property
     def task(self) -> str:
@@ -162,7 +163,8 @@ class PlayedEngine(EchoEngine):
 
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
         tools = tuple(tool.function.name for tool in request.tools)
-        conversation = Conversation(request.messages or (), tools, request.response_format is not None)
+        must_call = request.tool_choice not in ("auto", "none")
+        conversation = Conversation(request.messages or (), tools, request.response_format is not None, must_call)
         part = self.parts.get(conversation.task, self._part) if request.messages else None
         if part is None:
             return super().candidates(request, n)

@@ -65,7 +65,7 @@ def usual(never: asyncio.Event) -> Part:
             weather = next((name for name in conversation.tools if "weather" in name.lower()), None)
             return Say("I have no tool for that.") if weather is None else call(weather, city="Paris")
         if OBJECT_TASK in said:
-            if conversation.tools and not conversation.answer_schema:
+            if conversation.tools and (conversation.must_call or not conversation.answer_schema):
                 return call(conversation.tools[0], city="Paris", degrees=21)
             return Say(OBJECT)
         return Say(TEXT if TEXT_TASK in said else "Hello.")
