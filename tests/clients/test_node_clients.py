@@ -1,6 +1,6 @@
 """Clients of Node at a node whose model plays its part: each does by its own helpers what the table's cells say.
 
-A client is a scenario, `tests/clients/FOLDER/SCRIPT`, which runs once and tells what it saw of each of its APIs:
+A client is a scenario, `tests/clients/SCRIPT`, which runs once and tells what it saw of each of its APIs:
 `text`, `pieces` of a stream, what came of a loop with a tool (`tool`, `streamedTool`) and of a schema (`object`,
 `streamedObject`), how an unknown model failed (`refusal`, `streamedRefusal`), and each stream that it `left`.
 """
@@ -22,26 +22,36 @@ PARIS = {"city": "Paris", "degrees": 21}
 WEATHER = TOOL_ANSWER + "sunny, 21 degrees"
 
 
+AI_SDK = ("chat", "messages", "responses")
+
+
 @dataclass(frozen=True, slots=True)
 class NodeClient:
     """A client: which scenario it is, which APIs that tells of, and how the client calls an unknown model.
 
-    `status` is what its errors tell of HTTP, None where they do not; `lists`: it can list models.
+    `folder` has its package.json. `words`: where its errors have the node's words; `status`: what they tell of HTTP,
+    None where they do not. `lists`: it can list models.
     """
 
     id: str
     script: str
     apis: tuple[str, ...]
     refusal: str
+    folder: str = "node_sdks"
+    words: str = "message"
     status: int | None = 404
     lists: bool = False
-    folder: str = "node_sdks"
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 CLIENTS = (
-    NodeClient("openai-node", "openai.mjs", ("chat", "responses"), "NotFoundError", lists=True),
-    NodeClient("anthropic-node", "anthropic.mjs", ("messages",), "NotFoundError", lists=True),
+    NodeClient("openai-node", "node_sdks/openai.mjs", ("chat", "responses"), "NotFoundError", lists=True),
+    NodeClient("anthropic-node", "node_sdks/anthropic.mjs", ("messages",), "NotFoundError", lists=True),
+    NodeClient("ai-sdk-6", "ai_sdk/played.mjs", AI_SDK, "APICallError", folder="ai_sdk"),
+    NodeClient("ai-sdk-7", "ai_sdk/played.mjs", AI_SDK, "APICallError", folder="ai_sdk_7"),
+    NodeClient(
+        "ollama-ai-provider", "ai_sdk/played_ollama.mjs", ("ollama",), "APICallError", folder="ai_sdk_7", words="body"
+    ),
 )
 
 
@@ -59,8 +69,8 @@ def client(request: pytest.FixtureRequest) -> NodeClient:
 @pytest.fixture(scope="module")
 def told(client: NodeClient, node: PlayedNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """What the client's scenario saw. It lives until the last of its tests has ended."""
-    place, folder = tmp_path_factory.mktemp(client.id), HERE / client.folder
-    with node_scenario(folder / "package.json", folder / client.script, node, place, client.variables) as said:
+    place, manifest = tmp_path_factory.mktemp(client.id), HERE / client.folder / "package.json"
+    with node_scenario(manifest, HERE / client.script, node, place, client.variables) as said:
         yield said
 
 
@@ -115,7 +125,7 @@ def test_an_unknown_model_is_the_clients_own_error_and_asked_for_once(apis: dict
     for told in apis.values():
         for refusal in (told["refusal"], told["streamedRefusal"]):
             assert refusal["kinds"][0] == client.refusal
-            assert UNKNOWN_MODEL in refusal["message"]
+            assert UNKNOWN_MODEL in refusal[client.words]
             assert refusal["status"] == client.status
             assert refusal["requests"] == 1
 

@@ -60,10 +60,10 @@ def node_scenario(
 ) -> Iterator[Any]:
     """What `script` tells, in one line of JSON; it lives until the block ends.
 
-    It runs in `place`, an empty folder, with the packages of `manifest`, and is told where `node` is.
+    It runs in `place`, an empty folder, with its neighbours, the packages of `manifest`, and is told where `node` is.
     """
     (place / "node_modules").symlink_to(npm_packages(manifest))
-    for file in (script, SUPPORT):
+    for file in (*script.parent.glob("*.mjs"), SUPPORT):
         shutil.copy(file, place)
     told = {"url": node.url, "key": KEY, "model": MODEL, "unknown": UNKNOWN_MODEL, "endless": ENDLESS, "tasks": TASKS}
     command = [node_program(), script.name, json.dumps(told)]

@@ -4,6 +4,8 @@
 
 import { subscribe } from "node:diagnostics_channel";
 
+console.info = console.warn = console.error; // stdout is for what the scenario tells
+
 const requests = [];
 subscribe("undici:request:create", ({ request }) => requests.push(new URL(request.path, request.origin).href));
 subscribe("http.client.request.start", ({ request }) => {
@@ -13,7 +15,7 @@ subscribe("http.client.request.start", ({ request }) => {
 // `endless`: what the model says to tasks.endless before it says nothing more.
 export const { url, key, model, unknown, endless, tasks } = JSON.parse(process.argv[2]);
 
-// What `action` throws: its class, those above it, what it says, and how many requests it took.
+// What `action` throws: its class, those above it, what it and the answer's body say, and how many requests it took.
 export async function failure(action) {
   const before = requests.length;
   try {
@@ -25,7 +27,8 @@ export async function failure(action) {
       kinds.push(kind.constructor.name);
     }
     const status = error.status ?? error.status_code ?? error.statusCode ?? null;
-    return { kinds, status, message: error.message, requests: requests.length - before, code: error.code ?? null };
+    const told = { kinds, status, message: error.message, body: error.responseBody ?? null };
+    return { ...told, requests: requests.length - before };
   }
 }
 
