@@ -3,7 +3,7 @@
 A test says by `@pytest.mark.client("codex", "text", "stream")` which client it is of and which cells of the table it
 proves; `folder="ai_sdk_7"` says which folder here pins its packages, where several pin one of that name. With
 SWARM_CLIENT_RESULTS=FILE the outcomes are written there, with the version that ran, beside those of earlier runs of
-other clients.
+other clients. With SWARM_CLIENT_CLAIMS=FILE what is said is written there, of every test collected.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import pytest
 from swarm.commands.client_settings import CELLS, ClientEntry, client_entries
 
 RESULTS = "SWARM_CLIENT_RESULTS"
+CLAIMS = "SWARM_CLIENT_CLAIMS"
 PROPERTY = "client"
 CLIENTS = Path(__file__).resolve().parents[1] / "clients"
 
@@ -69,6 +70,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for client, cell, folder in marked(item):
             item.user_properties.append((PROPERTY, [client, cell, folder]))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if (file := os.environ.get(CLAIMS)) and not hasattr(session.config, "workerinput"):
+        claims = {item.nodeid: [[client, cell] for client, cell, _ in marked(item)] for item in session.items}
+        Path(file).write_text(json.dumps({test: cells for test, cells in claims.items() if cells}))
 
 
 class Recorder:
