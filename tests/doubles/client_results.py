@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     if (file := os.environ.get(CLAIMS)) and not hasattr(session.config, "workerinput"):
-        claims = {item.nodeid: [[client, cell] for client, cell, _ in marked(item)] for item in session.items}
+        claims = {item.nodeid: list(marked(item)) for item in session.items}
         Path(file).write_text(json.dumps({test: cells for test, cells in claims.items() if cells}))
 
 

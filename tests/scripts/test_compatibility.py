@@ -163,14 +163,15 @@ def test_a_reason_counts_only_where_no_test_says_otherwise(found: dict[str, Any]
     assert len(compatibility.short("a reason " * 20)) <= compatibility.MOST_REASON_CHARS
 
 
-def claims_gone(results: Mapping[str, Any], claims: Mapping[str, list[list[str]]]) -> list[str]:
-    """Every outcome of a test that does not say any more, or not of that client and cell, what it is counted for."""
+def claims_gone(results: Mapping[str, Any], claims: Mapping[str, list[list[str | None]]]) -> list[str]:
+    """Every outcome of a test that is not there any more, or does not say that it is of that client and cell."""
+    said = {(test, client, cell) for test, marks in claims.items() for client, cell, _ in marks}
     return [
         f"{client}: {cell}: {test}"
         for client, result in results.items()
         for cell, tests in result["cells"].items()
         for test in tests
-        if [client, cell] not in claims.get(test, [])
+        if (test, client, cell) not in said
     ]
 
 
