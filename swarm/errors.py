@@ -11,6 +11,7 @@ SwarmError
 ├── UnknownFile             this node shares no such file (404)
 ├── UnknownRequest          no request by that id is in progress here (404)
 ├── ToolsOff                this node runs no tools (404)
+├── NotServed               another server has that, and no node (404)
 ├── RequestCancelled        someone who may manage this node ended the request (409)
 ├── LimitReached            the API key has used up what it may in a minute or a day (429, Retry-After)
 ├── Unavailable             could work later or elsewhere (503, Retry-After)
@@ -170,6 +171,10 @@ class ToolsOff(SwarmError):
         super().__init__(
             "this node runs no tools: start it with --tools read,grep,glob (or --tools all) and --tools-root DIR"
         )
+
+
+class NotServed(SwarmError):
+    """What another server answers and a node never does: the message says why, and what to do instead."""
 
 
 class RequestCancelled(SwarmError):

@@ -23,11 +23,11 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from federation.advertisement import Capabilities
 from swarm.errors import BadRequest, ContextExceeded
-from swarm.generation import EventStream, GenerationRequest, Prompt, has_images, texts_of
+from swarm.generation import EventStream, GenerationRequest, JsonObject, Prompt, has_images, texts_of
 from swarm.registry.model_memory import CacheType
 
 UNKNOWN_TOKEN_BYTES = 1024  # where the vocabulary is not known, or leaves text out: four times the longest seen (256)
@@ -183,6 +183,15 @@ class Tokens:
 
     ids: tuple[int, ...]
     pieces: tuple[str | tuple[int, ...], ...] | None = None
+
+
+@runtime_checkable
+class TellsSlots(Protocol):
+    """An engine that tells what its slots do."""
+
+    async def slot_states(self) -> Sequence[JsonObject]:
+        """One object for each slot under llama.cpp's names, in order: numbers and switches, and never a text."""
+        ...
 
 
 class Engine(Protocol):

@@ -49,6 +49,7 @@ from swarm.gateway.http.keys import (
 from swarm.gateway.http.listener import quiet_about_bad_requests, without_server_header
 from swarm.gateway.http.page_access import PageAccess
 from swarm.gateway.llama import endpoints as llama
+from swarm.gateway.llama import not_served, slots
 from swarm.gateway.observing import endpoints as observing
 from swarm.gateway.observing import events
 from swarm.gateway.observing.board import BOARD, EventBoard, refreshing
@@ -238,7 +239,8 @@ def make_app(
     app[TOOLS] = ToolService(tool_host, metrics)
     app[STARTED_AT] = int(time.time())
     of_nodes, of_page = (peers, model_files, management), (page, rights, page_models, pulls, ollama_pulls, events)
-    for room in (openai, responses, anthropic, llama, ollama, tools, observing, pages, *of_nodes, *of_page):
+    of_llama = (llama, slots, not_served)
+    for room in (openai, responses, anthropic, *of_llama, ollama, tools, observing, pages, *of_nodes, *of_page):
         app.add_routes(with_unversioned_paths(room.routes()))
     every_route_has_a_kind(app)
     return app

@@ -140,7 +140,7 @@ def test_the_page_shows_every_operation_and_sends_what_its_reader_wrote(document
     assert "temperature number 0..2 | null" in chat
     assert "SwarmReport" in chat
     sent = dict(done["sent"])
-    assert set(sent) == {re.sub(r"\{(id|digest)\}", "swarm", operation.path) for operation in OPERATIONS}
+    assert set(sent) == {re.sub(r"\{(id|digest|slot|path)\}", "swarm", operation.path) for operation in OPERATIONS}
     asked = sent["/v1/chat/completions"]
     assert asked["method"] == "POST"
     assert asked["headers"] == {"Authorization": "Bearer sk-a", "Content-Type": "application/json"}

@@ -63,6 +63,7 @@ class Route:
             self.path.replace("{sha256}", "ab" * 32)
             .replace("{digest}", f"sha256:{'ab' * 32}")
             .replace("{name}", "tokenize")
+            .replace("{slot}", "0")
         )
         filled = filled.replace("{id}", "m").replace("{path}", "icon.svg")
         assert "{" not in filled, f"a variable that this test does not know: {self.path}"

@@ -128,7 +128,7 @@ ROWS = {
     RouteKind.PAGE: "**ask what the page may**: `/swarm/v1/page`, open and end the owner's sessions",
     RouteKind.API: "**use the API**: `/v1/...`, also without `/v1`; `/api/...`",
     RouteKind.STATUS: "**read the status**: `/v1/federation/health`, `/v1/events`, "
-    "`/swarm/v1/votes`, `performance`, `/metrics`",
+    "`/swarm/v1/votes`, `performance`, `/metrics`, `/slots`",
     RouteKind.TOOLS: "**use its tools**: `/v1/tools`, `/v1/tools/execute`, `/mcp`",
     RouteKind.NODES: "**ask as a node**: `/federation/v1/...`",
     RouteKind.FILES: "**copy model files**: `/federation/v1/models/...`",

@@ -16,7 +16,7 @@ import logging
 import re
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 
@@ -61,6 +61,7 @@ from swarm.generation import (
     Finish,
     FinishReason,
     GenerationRequest,
+    JsonObject,
     Prompt,
     Usage,
     has_images,
@@ -372,6 +373,12 @@ class LlamaHttp:
         busy = counted["requests_processing"] + counted["requests_deferred"]
         return LoopCounts(int(counted["n_decode_total"]), int(busy))
 
+    async def slot_states(self) -> list[JsonObject]:
+        """See `TellsSlots`. Older builds tell prompts there."""
+        found = await self.ask("/slots", None)
+        slots = cast("list[object]", found) if isinstance(found, list) else []
+        return [{**without_texts(slot), "n_ctx": self.prefill.context_tokens} for slot in slots]
+
     async def prompt_pace(self, text: str) -> tuple[int, float]:
         """How many tokens `text` has, and the seconds that reading it takes: nothing of it is kept."""
         asked = {"prompt": text, "n_predict": 0, "cache_prompt": False}
@@ -525,6 +532,21 @@ def prompt_field(body: ParsedJson | None) -> str | None:
 async def in_one(chunks: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     """All of `chunks` as one."""
     yield b"".join([chunk async for chunk in chunks])
+
+
+def without_texts(slot: object) -> JsonObject:
+    """The numbers and switches of what llama.cpp tells of a slot; of what is in them only these two parts."""
+    told = as_object(slot)
+    steps = told.get("next_token")  # a list in newer builds
+    step = next(iter(cast("list[object]", steps)), None) if isinstance(steps, list) else steps
+    parts: dict[str, JsonObject] = {"params": _numbers(as_object(told.get("params")))}
+    parts["next_token"] = _numbers(as_object(step))
+    kept: JsonObject = {**_numbers(told), "params": parts["params"], "next_token": [parts["next_token"]]}
+    return {name: value for name, value in kept.items() if parts.get(name) != {}}
+
+
+def _numbers(told: ParsedJson) -> JsonObject:
+    return {name: value for name, value in told.items() if isinstance(value, bool | int | float)}
 
 
 def tokens_in(answer: bytes) -> int:

@@ -58,7 +58,7 @@ from swarm.engines.llama_cpp.server_host import (
 )
 from swarm.engines.openai_dialect import as_object
 from swarm.errors import BadRequest, EngineDied, EngineFailed, SetupError, SwarmError, Unavailable, UnknownArchitecture
-from swarm.generation import EventStream, GenerationRequest, Prompt
+from swarm.generation import EventStream, GenerationRequest, JsonObject, Prompt
 from swarm.images import refuse_images
 from swarm.registry.gguf_header import GgufModel, control_texts, read_model
 from swarm.registry.model_memory import Load, memory_needed
@@ -272,6 +272,9 @@ class LlamaServerEngine:
     async def count_tokens(self, request: GenerationRequest) -> int:
         refuse_unseen(self, request)
         return await self.http.count_tokens(request)
+
+    async def slot_states(self) -> Sequence[JsonObject]:
+        return await self.http.slot_states()
 
     async def aclose(self) -> None:
         if self._closing is None:

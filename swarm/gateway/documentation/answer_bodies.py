@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, Field, JsonValue, RootModel
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, RootModel
 
 from federation.advertisement import Capabilities
 from swarm.engines.upstream.repaired_calls import Repair
@@ -568,6 +568,20 @@ class ModelProperties(BaseModel):
     bos_token: str
     eos_token: str
     swarm: PropertiesInTheSwarm
+
+
+class ModelSlot(BaseModel):
+    """A slot of one of this node's models. What else it has are numbers and switches under llama-server's names."""
+
+    model_config = ConfigDict(extra="allow")
+    id: int
+    model: str
+    n_ctx: int
+    is_processing: bool
+
+
+class SlotList(RootModel[list[ModelSlot]]):
+    """Every slot of the loaded models that were meant."""
 
 
 class PlainAnswer(BaseModel):

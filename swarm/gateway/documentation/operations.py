@@ -45,6 +45,7 @@ from swarm.gateway.documentation.answer_bodies import (
     PlainAnswer,
     Reranking,
     Response,
+    SlotList,
     Start,
     TextCompletion,
     TokenList,
@@ -214,6 +215,17 @@ OPERATIONS: Final = (
     Operation(
         "post", "/api/blobs/{digest}", "Always refused: models are not made here", OLLAMA, errors=OllamaErrorBody
     ),
+    Operation(
+        "get", "/v1/slots", "This node's slots, or those of ?model=, as llama-server tells its own", NODE, SlotList,
+        others={404: ErrorBody, 503: ErrorBody},
+    ),
+    Operation("post", "/v1/slots/{slot}", "Always refused: a node keeps what its slots have read itself", TEXTS),
+    Operation("get", "/v1/lora-adapters", "Always refused: there are no adapters", TEXTS, others={404: ErrorBody}),
+    Operation("post", "/v1/lora-adapters", "Always refused: there are no adapters", TEXTS, others={404: ErrorBody}),
+    Operation("get", "/api/v0/{path}", "Always refused: LM Studio's API is not built", TEXTS, errors=OllamaErrorBody),
+    Operation("post", "/api/v0/{path}", "Always refused: LM Studio's API is not built", TEXTS, errors=OllamaErrorBody),
+    Operation("post", "/v1/audio/{path}", "Always refused: no model hears or speaks", TEXTS),
+    Operation("post", "/v1/images/{path}", "Always refused: no model draws", TEXTS),
     Operation(
         "get", TOOLS_PATH, "The tools that this node executes, where it was started with some", TOOLS, ToolListing,
         others={404: ErrorBody},

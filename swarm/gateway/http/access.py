@@ -113,9 +113,11 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
         "POST /api/chat", "POST /api/generate", "POST /api/embed", "POST /api/embeddings", "GET /api/tags",
         "POST /api/show", "GET /api/ps", "GET /api/version", "POST /api/create", "POST /api/blobs/{digest}",
         "POST /api/copy", "DELETE /api/delete",
+        "GET /v1/lora-adapters", "POST /v1/lora-adapters", "POST /v1/slots/{slot}", "GET /api/v0/{path}",
+        "POST /api/v0/{path}", "POST /v1/audio/{path}", "POST /v1/images/{path}",
     ),
     RouteKind.STATUS: (
-        "GET /metrics", "GET /v1/federation/health", "GET /v1/events",
+        "GET /metrics", "GET /v1/federation/health", "GET /v1/events", "GET /v1/slots",
         f"GET {VOTES_PATH}", f"GET {VOTES_PATH}/{{id}}", f"GET {PERFORMANCE_PATH}",
     ),
     RouteKind.TOOLS: (f"GET {TOOLS_PATH}", f"POST {TOOLS_PATH}/execute", f"POST {MCP_PATH}"),

@@ -24,6 +24,7 @@ from swarm.errors import (
     Forbidden,
     LimitReached,
     NoConsensus,
+    NotServed,
     PeerFailed,
     RequestCancelled,
     SwarmError,
@@ -140,6 +141,8 @@ def http_error(error: SwarmError) -> HttpError:
             return HttpError(404, "invalid_request_error", "request_not_found", message)
         case ToolsOff():
             return HttpError(404, "invalid_request_error", "tools_off", message)
+        case NotServed():
+            return HttpError(404, "invalid_request_error", "not_served", message)
         case RequestCancelled():
             once = {"x-should-retry": "false"}  # SDKs repeat a 409 by themselves
             return HttpError(409, "cancelled_error", "cancelled", message, more_headers=once)
