@@ -4,7 +4,8 @@
 
 `CELLS` of SCENARIO.py has functions by name, plain or async, which are given a `PlayedByTest` and give what JSON can
 say. The program's output are lines of JSON for scenario_process.py: questions about the node, and last of all what each
-function gave, or {"raised": TRACEBACK}. What libraries print goes to its stderr.
+function gave, or {"raised": TRACEBACK}; "strangers" has the hosts that libraries tried to reach. They reach none but
+this machine. What they print goes to its stderr. Modules beside SCENARIO.py can be imported by it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import inspect
+import ipaddress
 import json
 import os
 import sys
 import traceback
 from dataclasses import dataclass
-from typing import IO, Any
+from pathlib import Path
+from typing import IO, Any, cast
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,27 @@ class PlayedByTest:
         return json.loads(sys.stdin.readline())
 
 
+strangers: list[str] = []
+
+
+def stay_here(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: no name is looked up and nothing connected to but on this machine; what was tried is kept."""
+    if event == "socket.getaddrinfo":
+        host: Any = arguments[0]
+    elif event == "socket.connect" and isinstance(arguments[1], tuple):
+        host, *_ = cast("tuple[Any, ...]", arguments[1])
+    else:
+        return
+    name = host.decode() if isinstance(host, bytes) else str(host or "localhost")
+    try:
+        here = ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        here = name == "localhost"
+    if not here:
+        strangers.append(name)
+        raise ConnectionRefusedError(f"a test has no business with {name}")
+
+
 def run(cell: Any, node: PlayedByTest) -> Any:
     try:
         if inspect.iscoroutinefunction(cell):
@@ -72,6 +96,8 @@ def run(cell: Any, node: PlayedByTest) -> Any:
 def main(file: str, told: str) -> None:
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    sys.addaudithook(stay_here)
+    sys.path.append(str(Path(file).parent))
     spec = importlib.util.spec_from_file_location("scenario", file)
     assert spec is not None
     assert spec.loader is not None
@@ -80,6 +106,7 @@ def main(file: str, told: str) -> None:
     spec.loader.exec_module(scenario)
     node = PlayedByTest(channel, **json.loads(told))
     cells = {name: run(cell, node) for name, cell in scenario.CELLS.items()}
+    cells["strangers"] = sorted(set(strangers))
     print(json.dumps({"cells": cells}), file=channel, flush=True)
 
 
