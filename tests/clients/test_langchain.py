@@ -12,8 +12,6 @@ from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from openai import DefaultAsyncHttpxClient, DefaultHttpxClient
 
-from tests.doubles.client_results import PROPERTY
-
 # LangChain warns that it takes another way for a pydantic 1 class, which is what that test is about.
 pytestmark = pytest.mark.filterwarnings("ignore:Received a Pydantic BaseModel V1 schema:UserWarning")
 
@@ -28,9 +26,9 @@ CANNOT = {
     "test_json_mode": "a joke with the keys that the request names is more than the model was trained for",
     "test_unicode_tool_call_integration": "the model's 2,048 tokens are of English; it cannot copy Chinese or Japanese",
 }
-# Cells of the table of clients that tests here prove, beside those of test_python_chains.py. The suite lets nobody
-# override its tests, so that they can bear no marks.
-PROVES = {"test_invoke": "text", "test_stream": "stream", "test_agent_loop": "tools"}
+# What some of them prove of the table of clients, beside test_python_chains.py. A subclass may override none of them.
+for test, cell in {"test_invoke": "text", "test_stream": "stream", "test_agent_loop": "tools"}.items():
+    pytest.mark.client("langchain-openai", cell)(getattr(ChatModelIntegrationTests, test))
 
 
 class TestChatOpenAI(ChatModelIntegrationTests):
@@ -41,8 +39,6 @@ class TestChatOpenAI(ChatModelIntegrationTests):
         """Connections of this test alone: those that LangChain shares outlive the event loop of a test."""
         if reason := CANNOT.get(request.node.originalname):
             request.applymarker(pytest.mark.xfail(reason=reason, strict=reason is not JOKE))
-        if cell := PROVES.get(request.node.originalname):
-            request.node.user_properties.append((PROPERTY, ["langchain-openai", cell]))
         self._base_url = base_url
         self._plain = DefaultHttpxClient(verify=False)
         async with DefaultAsyncHttpxClient(verify=False) as self._async:
