@@ -64,6 +64,8 @@ def words(line: str) -> list[str]:
         ("vote -- --st", [], ["--strategy"]),
         ("bench votes --models demo q", ["qwen3:4b:q4_k_m"], ["status"]),
         ("bench votes --models demo --embedded ", [], ["demo"]),
+        ("launch ", ["claude", "codex"], ["open-webui", "openai-python"]),
+        ("launch --settings open", ["opencode", "open-webui", "openai-python"], ["codex"]),
         ("completion ", ["bash", "zsh", "fish"], []),
         ("completion bash ", [], ["bash"]),
         ("nonsense --", [], ["--federation"]),
