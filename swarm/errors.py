@@ -13,6 +13,7 @@ SwarmError
 ├── ToolsOff                this node runs no tools (404)
 ├── NotServed               another server has that, and no node (404)
 ├── RequestCancelled        someone who may manage this node ended the request (409)
+├── ModelInUse              a model that is asked to go works, or is to stay (409)
 ├── LimitReached            the API key has used up what it may in a minute or a day (429, Retry-After)
 ├── Unavailable             could work later or elsewhere (503, Retry-After)
 │   ├── DeadlineExceeded    the request's own time is up (504)
@@ -179,6 +180,10 @@ class NotServed(SwarmError):
 
 class RequestCancelled(SwarmError):
     """Someone who manages this node ended the request on purpose: clients should not repeat it by themselves."""
+
+
+class ModelInUse(SwarmError):
+    """A model cannot be removed while it is pinned, on its way, or answers somebody."""
 
 
 class LimitReached(SwarmError):

@@ -15,7 +15,6 @@ import threading
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 
 from federation.addresses import choose_addresses
@@ -26,7 +25,6 @@ from federation.file_exchange import FilePeer
 from federation.hostport import DEFAULT_PORT, Address, parse_address
 from federation.interfaces import default_route_addresses, read_interfaces
 from federation.mdns import MdnsDiscovery
-from federation.printable_text import printable
 from federation.static_peers import load_peers
 from federation.tls import node_id_of
 from hardware.probe import probe_hardware
@@ -43,15 +41,12 @@ from swarm.node.files import fetch_wanted, what_to_pull
 from swarm.node.model_choice import fit_here, model_store
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
-from swarm.registry.catalogue import Catalogue, CatalogueChoice
-from swarm.registry.download import PARTIAL_FOLDER, folder_name
-from swarm.registry.gguf_header import read_gguf, stem_of, why_no_model
+from swarm.registry.catalogue import CatalogueChoice
+from swarm.registry.gguf_header import read_gguf, why_no_model
 from swarm.registry.lan_download import LanFiles
-from swarm.registry.model_memory import AskedLoad, size_text
-from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, parse_model
-from swarm.registry.stored import StoredModel, StoredModels, damaged, remove
+from swarm.registry.model_memory import AskedLoad
+from swarm.registry.removal import ArrivedOf, removal_of
 from swarm.registry.table import fit_text, row_json
-from swarm.registry.unfinished import arrived_bytes, drop_unfinished
 
 log = logging.getLogger(__name__)
 
@@ -214,102 +209,25 @@ def remove_model(settings: Settings, place: NodePlace, name: str, *, dry_run: bo
     """Delete a downloaded model, and say who else has it. Only what this program downloaded: other programs' files are
     theirs. Raises SetupError for one that the node which runs here has loaded.
     """
-    own_dir, local = settings.own_models_dir, model_store(settings).look()
-    fitting = _meant(local, settings, name)
-    if len(fitting) > 1:
-        raise SetupError(f"{name} may be {' or '.join(model.id for model in fitting)}: give one of them")
-    if not fitting and (arrived := _arrived(own_dir, name)):
-        freed_bytes = sum((arrived_bytes if dry_run else drop_unfinished)(own_dir, *one) for one in arrived)
-        say(f"{'would remove' if dry_run else 'removed'} what had arrived of {name} ({size_text(freed_bytes)})")
+    removal = removal_of(model_store(settings).look(), settings.own_models_dir, name)
+    words, removed = removal.words, "would remove" if dry_run else "removed"
+    if isinstance(removal, ArrivedOf):
+        if not dry_run:
+            removal.carry_out()
+        say(f"{removed} {words}")
         return 0
-    if not fitting:
-        ours = [model.id for model in local.models if model.path.is_relative_to(own_dir)]
-        raise SetupError(f"{name} is not downloaded; in {own_dir}: {', '.join(ours) or 'nothing'}")
-    model = _own_copy(fitting[0], own_dir)
-    holders = holders_of(settings, place, model.id)
+    model_id = removal.model.id
+    holders = holders_of(settings, place, model_id)
     if holders.here is not None and not dry_run:
-        unload = shlex.join(["swarm", "models", "unload", model.id])
-        raise SetupError(f"{model.id} is {holders.here} on the node that runs here: `{unload}` first")
-    image_part = _image_part(model, local, own_dir)
-    with_it = "" if image_part is None else f" and its image part {image_part.name} ({_size_of(image_part)})"
-    freed_bytes = model.size_bytes
+        unload = shlex.join(["swarm", "models", "unload", model_id])
+        raise SetupError(f"{model_id} is {holders.here} on the node that runs here: `{unload}` first")
     if not dry_run:
-        if image_part is not None:
-            image_part.unlink(missing_ok=True)
-        freed_bytes = remove(model, own_dir)
-    say(f"{'would remove' if dry_run else 'removed'} {model.id} ({size_text(freed_bytes)}){with_it}")
+        removal.carry_out()
+    say(f"{removed} {words}")
     if dry_run and holders.here is not None:
         say(f"  it is {holders.here} on the node that runs here: unload it first")
-    if (left_bytes := arrived_bytes(own_dir, model.path.parent.name.replace("--", "/", 1))) > 0:
-        say(f"  {size_text(left_bytes)} of unfinished downloads from there stay in {own_dir / PARTIAL_FOLDER}")
-    for path in model.copies:
-        say(f"  a copy stays at {path}, which is not this program's to remove")
+    for sentence in removal.stays():
+        say(f"  {sentence}")
     if holders.others:
         say(f"  {', '.join(holders.others)} {'has' if len(holders.others) == 1 else 'have'} it, too")
     return 0
-
-
-def _arrived(own_dir: Path, name: str) -> list[tuple[str, str | None]]:
-    """What a download of `name` that broke off has left: where it is from, and the file."""
-    match parse_model(name):
-        case HubRef(repo, file):
-            wanted: list[tuple[str, str | None]] = [(repo, file)]
-        case CatalogueRef() as ref:
-            parts = str(ref).split(":")
-            choices = [c for c in Catalogue.load().choices() if c.id.split(":")[: len(parts)] == parts]
-            wanted = [(choice.variant.place, choice.variant.file) for choice in choices]
-        case _:
-            wanted = []
-    return [one for one in wanted if arrived_bytes(own_dir, *one)]
-
-
-def _own_copy(model: StoredModel, own_dir: Path) -> StoredModel:
-    """The model as it lies in our folder, where it is used from another: this program's copy is the one to remove."""
-    if _is_in(model.path, own_dir):
-        return model
-    here = next((path for path in model.copies if _is_in(path, own_dir)), None)
-    if here is None or (copy := damaged(here, own_dir)) is None:
-        return model
-    shipped = {model.path} if model.source == "embedded" else set[Path]()
-    rest = tuple(path for path in (model.path, *model.copies) if path != here and path not in shipped)
-    return replace(copy, id=printable(stem_of(here)) if shipped else model.id, facts=read_gguf(here), copies=rest)
-
-
-def _is_in(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
-
-
-def _image_part(model: StoredModel, local: StoredModels, own_dir: Path) -> Path | None:
-    """The projector that nothing needs without this model, if it was downloaded by this program."""
-    path = model.projector
-    if path is None or not _is_in(path, own_dir):
-        return None
-    return None if any(other.projector == path for other in local.models if other.id != model.id) else path
-
-
-def _size_of(path: Path) -> str:
-    try:
-        return size_text(path.stat().st_size)
-    except OSError as error:
-        return str(error.strerror)
-
-
-def _meant(local: StoredModels, settings: Settings, name: str) -> list[StoredModel]:
-    """The models of this disk that `name` may mean. Raises SetupError for what is never removed."""
-    if (found := local.named(name)) is not None:
-        return [found]
-    match parse_model(name):
-        case EmbeddedRef():
-            raise SetupError(f"{name} comes with this program: it is not removed")
-        case HubRef(repo, file):
-            folder = settings.own_models_dir / folder_name(repo)
-            if file is not None:
-                return [model for model in local.models if model.path == folder / file]
-            return [model for model in local.models if folder in (model.path, *model.path.parents)]
-        case CatalogueRef() as ref:
-            parts = str(ref).split(":")
-            return [m for m in local.models if m.in_catalogue and m.id.split(":")[: len(parts)] == parts]
-        case FileRef(path):
-            folders = (path.parent, settings.own_models_dir, *settings.own_models_dir.glob("*/"))
-            places = {(folder / path.name).resolve() for folder in folders}
-            return [found for place in sorted(places) if (found := damaged(place, settings.own_models_dir)) is not None]

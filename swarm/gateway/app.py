@@ -17,6 +17,7 @@ from federation.membership import Membership
 from federation.trust import Trust
 from swarm.gateway.answers.answer_form import PACING, Pacing
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE, AnswerService
+from swarm.gateway.answers.given_names import GivenNames
 from swarm.gateway.answers.model_names import (
     NAMES,
     LookAgain,
@@ -67,7 +68,7 @@ from swarm.gateway.ollama import endpoints as ollama
 from swarm.gateway.openai import endpoints as openai
 from swarm.gateway.page import endpoints as page
 from swarm.gateway.page import models as page_models
-from swarm.gateway.page import ollama_pulls, pulls, rights
+from swarm.gateway.page import ollama_management, pulls, rights
 from swarm.gateway.peers import endpoints as peers
 from swarm.gateway.peers import management, model_files
 from swarm.gateway.peers.control import TrustCommands
@@ -129,6 +130,7 @@ def make_app(
     log_ring: LogRing | None = None,
     tool_host: ToolHost | None = None,
     loads_models: bool = True,
+    given_names_file: Path | None = None,
 ) -> web.Application:
     """The application that serves clients and peers of this node.
 
@@ -138,7 +140,8 @@ def make_app(
     `instructions` are added to conversations with tools.
     `client` asks peers for their states, `read_memory` what is free here.
     `records`: votes are kept with their prompts, in memory. `machine`: what is wrong with it, as in `findings_of`.
-    `usage_file` keeps what keys use, where there are keys. `log_ring` has this process's last log lines.
+    `usage_file` keeps what keys use, where there are keys, and `given_names_file` what models are called, too.
+    `log_ring` has this process's last log lines.
     `tool_host` executes tools for clients; None: this node runs none. Without `loads_models` it is well without any.
     """
     quiet_about_bad_requests()
@@ -191,7 +194,8 @@ def make_app(
     app.middlewares.append(app[BODIES].middleware)
     app.on_response_prepare.append(closing_connections(condition))
     app.on_response_prepare.append(without_server_header)
-    app[NAMES] = names = RequestedNames(dispatcher, aliases, answers_any, look_again, sampling, unusable)
+    given = GivenNames(given_names_file)
+    app[NAMES] = names = RequestedNames(dispatcher, aliases, answers_any, look_again, sampling, unusable, given)
     app[ANSWER_SERVICE] = AnswerService(
         dispatcher, metrics, votes, performance, condition, pacing, names, images or RequestImages(), instructions
     )
@@ -238,7 +242,7 @@ def make_app(
     app.on_cleanup.append(lambda _: own_pulls.aclose())
     app[TOOLS] = ToolService(tool_host, metrics)
     app[STARTED_AT] = int(time.time())
-    of_nodes, of_page = (peers, model_files, management), (page, rights, page_models, pulls, ollama_pulls, events)
+    of_nodes, of_page = (peers, model_files, management), (page, rights, page_models, pulls, ollama_management, events)
     of_llama = (llama, slots, not_served)
     for room in (openai, responses, anthropic, *of_llama, ollama, tools, observing, pages, *of_nodes, *of_page):
         app.add_routes(with_unversioned_paths(room.routes()))

@@ -31,6 +31,7 @@ from swarm.engines.free_memory import give_back_large_blocks
 from swarm.engines.llama_cpp.saved_prompts import stored_bytes
 from swarm.engines.registry import load_engine
 from swarm.errors import SetupError, SwarmError, Unavailable
+from swarm.gateway.answers.given_names import GIVEN_NAMES_FILE
 from swarm.gateway.answers.request_images import RequestImages
 from swarm.gateway.answers.tool_instructions import InstructionLength, ToolInstructions
 from swarm.gateway.app import make_app
@@ -291,6 +292,7 @@ class Node:
             records=self.settings.record,
             machine=self._machine_trouble,
             usage_file=self.settings.data_path / USAGE_FILE,
+            given_names_file=self.settings.data_path / GIVEN_NAMES_FILE,
             log_ring=kept_lines(),
             tool_host=self._tool_host,
             loads_models=not self.settings.no_model,

@@ -21,6 +21,7 @@ from swarm.registry.hub import Progress
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.model_memory import AskedLoad
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
+from swarm.registry.removal import ArrivedOf, Removal, removal_of
 from swarm.registry.stored import ModelStore
 from swarm.registry.table import FitRow
 
@@ -30,7 +31,7 @@ STARTING = "this node is still starting, or loads no models of its own: try agai
 
 
 class NodeShelf:
-    """`ModelShelf` of a node. `models`: None until it has looked at its disk; `looked` is called after a pull."""
+    """`ModelShelf` of a node. `models`: None until it has looked at its disk; `looked` is called after a change."""
 
     def __init__(
         self,
@@ -68,6 +69,18 @@ class NodeShelf:
         found = await asyncio.to_thread(models.take, path)
         self._looked()
         return found.id
+
+    async def removal(self, model: str) -> Removal | ArrivedOf:
+        store, own_dir = self._ready().store, self._settings.own_models_dir
+        return await asyncio.to_thread(lambda: removal_of(store.look(), own_dir, model, typed=False))
+
+    async def remove(self, removal: Removal | ArrivedOf) -> int:
+        models = self._ready()
+        try:
+            return await asyncio.to_thread(removal.carry_out)
+        finally:  # what is gone is gone, even where not all of it went
+            await asyncio.to_thread(models.store.look, 0.0)
+            self._looked()
 
     def totals(self) -> Mapping[str, int]:
         models = self._models()

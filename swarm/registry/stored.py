@@ -456,15 +456,20 @@ def _embedded() -> Iterator[FoundFile | str]:
         )
 
 
-def remove(model: StoredModel, own_dir: Path) -> int:
-    """Delete a model that we downloaded, and its folder if that is empty then; returns the bytes freed.
-
-    Raises SetupError for a model outside `own_dir`: it belongs to someone else.
-    """
+def check_ours(model: StoredModel, own_dir: Path) -> None:
+    """Raises SetupError for a model that is not this program's to remove: it comes with it, or is not in `own_dir`."""
     if model.source == "embedded":
         raise SetupError(f"{model.id} comes with this program: it is not removed")
     if not model.path.resolve().is_relative_to(own_dir.resolve()):
         raise SetupError(f"{model.id} is in {model.path.parent}, not in {own_dir}: remove it there yourself")
+
+
+def remove(model: StoredModel, own_dir: Path) -> int:
+    """Delete a model that we downloaded, and its folder if that is empty then; returns the bytes freed.
+
+    Raises SetupError as `check_ours` does, and where the disk refuses.
+    """
+    check_ours(model, own_dir)
     try:
         parts = model.facts.parts if model.facts else (model.path,)
         if model.path.is_dir():

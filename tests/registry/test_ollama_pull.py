@@ -12,9 +12,10 @@ from typing import Any
 import ollama
 import pytest
 
-from swarm.gateway.page.ollama_pulls import pull_status
+from swarm.gateway.page.ollama_management import pull_status
 from swarm.gateway.page.pulls import PULLS, PullEntry
 from swarm.registry.hub import Progress
+from swarm.registry.removal import ArrivedOf, NotDownloaded, Removal
 from tests.doubles.running_node import NodeOptions, RunningNode
 from tests.doubles.tiny_models import write_named_model
 from tests.doubles.waiting import eventually
@@ -96,6 +97,12 @@ class EndlessShelf:
     async def fit(self) -> tuple[()]:
         return ()
 
+    async def removal(self, model: str) -> Removal | ArrivedOf:
+        raise NotDownloaded(model)
+
+    async def remove(self, removal: Removal | ArrivedOf) -> int:
+        return removal.carry_out()
+
 
 async def test_a_client_that_leaves_ends_its_pull() -> None:
     async with RunningNode("kitchen", options=NodeOptions(shelf=EndlessShelf())) as node, package(node.url) as client:
@@ -104,11 +111,3 @@ async def test_a_client_that_leaves_ends_its_pull() -> None:
         await lines.aclose()
 
         await eventually(lambda: [entry.state for entry in node.app[PULLS].entries()] == ["cancelled"])
-
-
-async def test_deleting_and_copying_say_what_to_do_instead() -> None:
-    async with RunningNode("kitchen") as node, package(node.url) as client:
-        with pytest.raises(ollama.ResponseError, match="swarm models rm"):
-            await client.delete("m")
-        with pytest.raises(ollama.ResponseError, match="aliases"):
-            await client.copy("m", "n")

@@ -42,9 +42,16 @@ async def node_with_a_disk(folder: Path) -> AsyncIterator[tuple[RunningNode, Cli
     settings = make_settings({"data_dir": folder, "models_dir": [folder / "none"]})
     engines = await asyncio.to_thread(NodeEngines.look, settings, probe_hardware())
     models = await asyncio.to_thread(NodeModels, model_store(settings), settings, engines)
-    shelf = NodeShelf(settings, None, lambda: models, lambda: None)
+    nodes: list[RunningNode] = []
+
+    def looked() -> None:
+        for node in nodes:
+            node.loadables.changed()
+
+    shelf = NodeShelf(settings, None, lambda: models, looked)
     options = NodeOptions(source=models, memory=models.memory, shelf=shelf, look_again=models.look_again)
     async with RunningNode("kitchen", options=options) as node, connect(node.url) as client:
+        nodes.append(node)
         yield node, client, settings
 
 

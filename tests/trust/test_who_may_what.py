@@ -134,7 +134,7 @@ ROWS = {
     RouteKind.FILES: "**copy model files**: `/federation/v1/models/...`",
     RouteKind.MEMBERS: "**manage from another node**: `/federation/v1/unload`, `pin`, `pull`",
     RouteKind.MANAGEMENT: "**manage**: models (`/v1/models/load`, `unload`, `pin`, `/swarm/v1/models`, `pulls`, "
-    "`/api/pull`), "
+    "`/api/pull`, `copy`, `delete`), "
     "`/swarm/v1/requests`, cancel, `usage`, `logs`",
     RouteKind.TRUST: "**trust**: `/swarm/v1/trust/...`: invite, join, revoke",
 }

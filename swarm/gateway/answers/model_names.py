@@ -1,9 +1,10 @@
 """Which model the name in a request means: one rule for every API.
 
-A name is, in this order: `swarm`; the id of a model of this node; an alias of this node's configuration; the id of a
-model that a peer or an upstream has; in any case, a further name of a model (Ollama's, `hf:...`, LM Studio's); the
-beginning of a name that only one model has, up to a `:`, `-`, `@`, `.` or `_`. This node's own models come before those
-of which peers say so. It reaches only what a node has stored: no request downloads anything, or opens a path.
+A name is, in this order: `swarm`; the id of a model of this node; an alias of this node's configuration, or one that
+was given while it ran; the id of a model that a peer or an upstream has; in any case, a further name of a model
+(Ollama's, `hf:...`, LM Studio's); the beginning of a name that only one model has, up to a `:`, `-`, `@`, `.` or `_`.
+This node's own models come before those of which peers say so. It reaches only what a node has stored: no request
+downloads anything, or opens a path.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from typing import Final
 from aiohttp import web
 
 from swarm.errors import BadRequest, UnknownModel
+from swarm.gateway.answers.given_names import MAX_NAME_CHARS, GivenNames
 from swarm.generation import GenerationRequest
-from swarm.registry.model_ids import meant
+from swarm.registry.model_ids import AmbiguousModel, meant
+from swarm.registry.names import EMBEDDED_NAMES
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.replicas import SWARM_ALIAS, KnownNames
 
@@ -46,7 +49,9 @@ def everything_is_usable(name: str) -> str | None:
 
 
 class RequestedNames:
-    """What names mean on this node. `aliases` are the user's; `look_again` looks for models that are new on the disk.
+    """What names mean on this node. `aliases` are the user's, and `given` those that were given while it ran.
+
+    `look_again` looks for models that are new on the disk.
 
     `sampling` has what the user decided of a model, given with its id and its further names: fields of a request that
     hold where it does not say them. `unusable` says why a name that means no model has a file here all the same. With
@@ -61,8 +66,10 @@ class RequestedNames:
         look_again: LookAgain = look_at_nothing,
         sampling: SamplingOf = as_engines_have_it,
         unusable: Unusable = everything_is_usable,
+        given: GivenNames | None = None,
     ) -> None:
         self._dispatcher = dispatcher
+        self.given = given or GivenNames()
         self._aliases = {alias.casefold(): (alias, name) for alias, name in (aliases or {}).items()}
         self._answers_any = answers_any
         self.look_again = look_again
@@ -118,21 +125,49 @@ class RequestedNames:
         return self._meanings[wanted]
 
     def _unaliased(self, name: str) -> str:
-        _, wanted = self._aliases.get(name.casefold(), (name, name))
-        return wanted
+        if (alias := self._aliases.get(name.casefold())) is not None:
+            return alias[1]
+        return self.given.meaning(name) or name
+
+    def is_configured(self, name: str) -> bool:
+        """Whether it is an alias of this node's configuration."""
+        return name.casefold() in self._aliases
+
+    async def give(self, name: str, model: str) -> str | None:
+        """Let `name` mean `model`, an id or `swarm`; why not beyond this node's end, None where it is kept.
+
+        Raises BadRequest for what is no name, or is taken.
+        """
+        wanted, shown = name.casefold(), repr(name[:MAX_NAME_CHARS])
+        if not name.strip() or name != name.strip() or len(name) > MAX_NAME_CHARS or not name.isprintable():
+            raise BadRequest(f"{shown} is no name for a model: use 1 to {MAX_NAME_CHARS} characters on one line")
+        if wanted == SWARM_ALIAS or wanted in EMBEDDED_NAMES:
+            raise BadRequest(f"{shown} is taken: it comes with this program")
+        if self.is_configured(name):
+            raise BadRequest(f"{shown} is taken: this node's configuration says what it means")
+        for id_, also in self._dispatcher.names.known.items():
+            if wanted in {id_.casefold(), *(other.casefold() for other in also)}:
+                raise BadRequest(f"{shown} is taken: it is a name of the model {id_!r}")
+        if self.given.meaning(name) is None:
+            try:
+                meant_now = self.meant(name)
+            except AmbiguousModel:  # from now on it means one
+                meant_now = None
+            if meant_now not in (None, model):
+                raise BadRequest(f"{shown} is taken: it means {meant_now!r}, whose name begins so")
+        return await self.given.give(name, model)
 
     def aliases(self) -> Mapping[str, tuple[str, ...]]:
-        """The user's aliases, by the models that they mean."""
-        if not self._aliases:
+        """The user's aliases, and those that were given, by the models that they mean."""
+        pairs = [*self._aliases.values(), *self.given.all().items()]
+        if not pairs:
             return {}
         found: dict[str, tuple[str, ...]] = {}
-        wanted = {name.casefold() for _, name in self._aliases.values()}
+        wanted = {name.casefold() for _, name in pairs}
         for model_id, also in self._dispatcher.names.known.items():
             its = wanted.intersection(name.casefold() for name in (model_id, *also))
             if its:
-                found[model_id] = tuple(
-                    sorted(alias for alias, name in self._aliases.values() if name.casefold() in its)
-                )
+                found[model_id] = tuple(sorted({alias for alias, name in pairs if name.casefold() in its}))
         return found
 
     def further(self, model_id: str) -> frozenset[str]:

@@ -24,6 +24,16 @@ class OllamaPulled(BaseModel):
     status: Literal["success"]
 
 
+class OllamaChanged(BaseModel):
+    """It is done. Ollama itself answers with an empty body, so that no client needs this one."""
+
+    status: Literal["success"]
+    note: Annotated[
+        str | None,
+        Field(description="What stays of the model elsewhere, or why a name does not outlive the node; else left out"),
+    ] = None
+
+
 class OllamaCallFunction(BaseModel):
     name: str
     arguments: dict[str, Any]

@@ -53,6 +53,7 @@ from swarm.gateway.documentation.answer_bodies import (
 )
 from swarm.gateway.documentation.document import SSE, Operation
 from swarm.gateway.documentation.ollama_answers import (
+    OllamaChanged,
     OllamaChatAnswer,
     OllamaErrorBody,
     OllamaPulled,
@@ -92,7 +93,7 @@ from swarm.gateway.ollama.bodies import (
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
 from swarm.gateway.openai.utility_calls import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.gateway.page.models import StoredListing
-from swarm.gateway.page.ollama_pulls import OllamaPullBody
+from swarm.gateway.page.ollama_management import OllamaCopyBody, OllamaPullBody
 from swarm.gateway.page.pulls import PullBody, PullEntry, PullListing
 from swarm.gateway.page.rights import EndBody, EndedBody, InvitedWithQr, OwnerBody, OwnerSessionBody, PageRights
 from swarm.gateway.peers.management import LoadBody, PinBody, UnloadBody
@@ -209,8 +210,15 @@ OPERATIONS: Final = (
         "post", "/api/pull", "Bring a model to this node's disk, in Ollama's form", MANAGEMENT,
         OllamaPulled, OllamaPullBody, NDJSON, errors=OllamaErrorBody, example={"model": "qwen3:4b"},
     ),
-    Operation("post", "/api/copy", "Always refused: models are not copied here", OLLAMA, errors=OllamaErrorBody),
-    Operation("delete", "/api/delete", "Always refused: see what it says", OLLAMA, errors=OllamaErrorBody),
+    Operation(
+        "post", "/api/copy", "Call a model by a second name, in Ollama's form", MANAGEMENT,
+        OllamaChanged, OllamaCopyBody, errors=OllamaErrorBody,
+        example={"source": "qwen3:4b", "destination": "gpt-4o-mini"},
+    ),
+    Operation(
+        "delete", "/api/delete", "Remove a model from this node's disk, or a second name, in Ollama's form", MANAGEMENT,
+        OllamaChanged, OllamaNamedBody, errors=OllamaErrorBody, example={"model": "qwen3:4b"},
+    ),
     Operation("post", "/api/create", "Always refused: models are not made here", OLLAMA, errors=OllamaErrorBody),
     Operation(
         "post", "/api/blobs/{digest}", "Always refused: models are not made here", OLLAMA, errors=OllamaErrorBody

@@ -112,7 +112,6 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
         "GET /v1/models", "GET /v1/models/{id}", "GET /v1/props", "POST /v1/props",
         "POST /api/chat", "POST /api/generate", "POST /api/embed", "POST /api/embeddings", "GET /api/tags",
         "POST /api/show", "GET /api/ps", "GET /api/version", "POST /api/create", "POST /api/blobs/{digest}",
-        "POST /api/copy", "DELETE /api/delete",
         "GET /v1/lora-adapters", "POST /v1/lora-adapters", "POST /v1/slots/{slot}", "GET /api/v0/{path}",
         "POST /api/v0/{path}", "POST /v1/audio/{path}", "POST /v1/images/{path}",
     ),
@@ -135,7 +134,7 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
         f"GET {REQUESTS_PATH}", f"POST {REQUESTS_PATH}/{{id}}/cancel", f"GET {USAGE_PATH}", f"GET {LOGS_PATH}",
         "POST /v1/models/load", "POST /v1/models/unload", "POST /v1/models/pin",
         f"GET {STORED_PATH}", f"GET {PULLS_PATH}", f"POST {PULLS_PATH}", f"POST {PULLS_PATH}/{{id}}/cancel",
-        "POST /api/pull",
+        "POST /api/pull", "POST /api/copy", "DELETE /api/delete",
     ),
     RouteKind.TRUST: (
         f"GET {TRUST_PATH}/peers", f"POST {TRUST_PATH}/invite", f"POST {TRUST_PATH}/join",

@@ -23,6 +23,7 @@ from swarm.errors import (
     EngineFailed,
     Forbidden,
     LimitReached,
+    ModelInUse,
     NoConsensus,
     NotServed,
     PeerFailed,
@@ -146,6 +147,9 @@ def http_error(error: SwarmError) -> HttpError:
         case RequestCancelled():
             once = {"x-should-retry": "false"}  # SDKs repeat a 409 by themselves
             return HttpError(409, "cancelled_error", "cancelled", message, more_headers=once)
+        case ModelInUse():
+            once = {"x-should-retry": "false"}
+            return HttpError(409, "invalid_request_error", "model_in_use", message, "model", more_headers=once)
         case LimitReached():
             seconds = error.again_in_s
             # A day's end is no time for an SDK to wait for by itself.

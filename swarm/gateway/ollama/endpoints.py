@@ -1,7 +1,7 @@
 """Ollama's API: conversations, texts, vectors, and the models, for programs that were told of no other.
 
 What a name means is as everywhere; `NAME:latest` is NAME, too, where nothing is called so. Models are not made here:
-`/api/create` and blobs say what to do instead.
+`/api/create` and blobs say what to do instead. What changes the models of a node is in `page/ollama_management.py`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 from aiohttp import web
@@ -187,9 +188,13 @@ async def _vectors(
 
 
 async def tags(request: web.Request) -> web.Response:
-    """{"models": [...]}: every model of every node, after `swarm`, which is all of them."""
+    """{"models": [...]}: every model of every node, after `swarm`, which is all of them; then copies."""
     created_s = request.app[STARTED_AT]
-    return json_response({"models": [tag(model, created_s) for model in model_list(request)]})
+    models = model_list(request)
+    by_name = {model.name: model for model in models}
+    given = sorted(request.app[NAMES].given.all().items())
+    copies = [replace(by_name[meant], name=name) for name, meant in given if meant in by_name]
+    return json_response({"models": [tag(model, created_s) for model in (*models, *copies)]})
 
 
 async def show(request: web.Request) -> web.Response:

@@ -31,6 +31,7 @@ from swarm.gateway.observing.view import json_object
 from swarm.gateway.peers.management import RequestedNode, Target, peer_named, pull_there, takes_work
 from swarm.registry.file_hashes import WorkStopped
 from swarm.registry.hub import Progress
+from swarm.registry.removal import ArrivedOf, Removal
 from swarm.registry.table import FitRow
 from swarm.routing.replicas import Replica
 
@@ -57,6 +58,14 @@ class ModelShelf(Protocol):
 
         `progress` is called from another thread. Stops when it is cancelled, and keeps what has arrived.
         """
+        ...
+
+    async def removal(self, model: str) -> Removal | ArrivedOf:
+        """What `swarm models rm` would remove by that name, an id or another whole name. Raises as `removal_of`."""
+        ...
+
+    async def remove(self, removal: Removal | ArrivedOf) -> int:
+        """Remove it from this node's disk; the bytes freed. Raises SetupError where the disk refuses."""
         ...
 
     def totals(self) -> Mapping[str, int]:
