@@ -8,6 +8,7 @@ SwarmError
 ├── Forbidden               this node does not serve that host name, web page or caller (403)
 ├── UnknownModel            no reachable node serves that name (404)
 │   └── NoSuchModel         a provider of models that is asked by name has none of that name
+├── NotInRegistry           no registry known here has a model of that name (404)
 ├── UnknownFile             this node shares no such file (404)
 ├── UnknownRequest          no request by that id is in progress here (404)
 ├── ToolsOff                this node runs no tools (404)
@@ -148,6 +149,10 @@ class NoSuchModel(UnknownModel):
         self.args = (f"{provider} has no model {name!r}{meant} `swarm providers models {provider}` lists what it has",)
         self.provider = provider
         self.near = near
+
+
+class NotInRegistry(SwarmError):
+    """A model that is to be pulled is in no registry that is known here. The message has the nearest names."""
 
 
 class UnknownFile(SwarmError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -63,6 +63,17 @@ class NodeShelf:
                     "hf:OWNER/REPO/FILE.gguf"
                 )
 
+    async def sized(self, model: str) -> str:
+        if (latest := self._ready().store.latest.named(model)) is not None:
+            return latest.id
+        ref = parse_model(model)
+        if not isinstance(ref, CatalogueRef) or ref.size is not None:
+            return model
+        choices = matches(ref, Catalogue.load(), ("gguf", "mlx"))
+        if len({choice.entry.size for choice in choices}) == 1:
+            return model
+        return usual_size(model, {choice.id for choice in choices}, await self.fit())
+
     async def pull(self, model: str, progress: Progress) -> str:
         models = self._ready()
         path = await stoppable(partial(pull_here, self._settings, self._nearby, model, progress))
@@ -100,6 +111,20 @@ class NodeShelf:
         if models is None:
             raise Unavailable(STARTING)
         return models
+
+
+def usual_size(family: str, names: Collection[str], rows: Iterable[FitRow]) -> str:
+    """Which of `names`, all sizes of a family, is meant by the family alone: one that is here, else the best that fits.
+
+    `rows` are the catalogue, the best first. Raises SetupError where none fits. Pure.
+    """
+    sizes = [row for row in rows if row.name in names]
+    meant = next((row for row in sizes if row.on_disk), None) or next((row for row in sizes if row.fits), None)
+    if meant is not None:
+        return meant.name
+    least = min(sizes, key=lambda row: row.needs_bytes, default=None)
+    why = "" if least is None else f", not even {least.name} ({least.why})"
+    raise SetupError(f"no size of {family} fits this machine{why}: name one to have it brought all the same")
 
 
 def fit_now(settings: Settings, engines: NodeEngines, store: ModelStore) -> tuple[FitRow, ...]:

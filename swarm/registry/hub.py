@@ -30,7 +30,7 @@ from typing import Any, BinaryIO
 from swarm.errors import SetupError
 from swarm.registry.catalogue import Format
 from swarm.registry.gguf_header import is_later_part, stem_of
-from swarm.registry.names import HubRef, check_hub_file
+from swarm.registry.names import HubRef, NoSuchName, check_hub_file
 
 log = logging.getLogger(__name__)
 
@@ -285,9 +285,9 @@ def _hub_errors(repo: str, file: str | None) -> Generator[None]:
             f"{repo} is gated: accept its terms on {endpoint()}/{repo}, then log in with `hf auth login`"
         ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
-        raise SetupError(f"{endpoint()} has no repository {repo}, or it is private: check the name") from error
+        raise NoSuchName(f"{endpoint()} has no repository {repo}, or it is private: check the name") from error
     except errors.EntryNotFoundError as error:
-        raise SetupError(f"{endpoint()}/{repo} has no file {file}: check the name") from error
+        raise NoSuchName(f"{endpoint()}/{repo} has no file {file}: check the name") from error
     except errors.OfflineModeIsEnabled as error:
         raise SetupError(f"cannot download {what}: HF_HUB_OFFLINE is set; unset it, or give a local .gguf") from error
     except errors.HfHubHTTPError as error:

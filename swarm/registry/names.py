@@ -30,6 +30,10 @@ HUB_OTHERS = frozenset({"datasets", "spaces", "collections", "papers", "api"})  
 REVISION = "main"
 
 
+class NoSuchName(SetupError):
+    """A name that nothing known here has: of a family, of a size or a quantization of it, of a file of the hub."""
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddedRef:
     """The model that comes with the program, or one of its siblings."""
@@ -170,7 +174,7 @@ def matches(
     sized = [choice for choice in family if ref.size in (None, choice.entry.size)]
     if not sized:
         sizes = dict.fromkeys(choice.entry.size for choice in family)
-        raise SetupError(f"{ref.family} does not come in size {ref.size!r}; it comes in {_listed(sizes)}")
+        raise NoSuchName(f"{ref.family} does not come in size {ref.size!r}; it comes in {_listed(sizes)}")
     found = [choice for choice in sized if choice.variant.format in formats]
     exact = [choice for choice in found if ref.quant == choice.variant.quant or _is_meant(choice, ref)]
     if exact:
@@ -180,7 +184,7 @@ def matches(
     if others:
         kind = " or ".join(sorted(others)).upper()
         raise SetupError(f"{ref} comes as {kind} only, which no engine here runs; {there}")
-    raise SetupError(f"there is no {ref}; {there}")
+    raise NoSuchName(f"there is no {ref}; {there}")
 
 
 def _is_meant(choice: CatalogueChoice, ref: CatalogueRef) -> bool:
@@ -222,7 +226,7 @@ def _family(ref: CatalogueRef, catalogue: Catalogue, local_names: Iterable[str])
     names = [*catalogue.families, *local_names]
     close = get_close_matches(ref.family, names, n=3, cutoff=0.5)
     there = f"did you mean {' or '.join(close)}? There are" if close else "there are"
-    raise SetupError(f"no model is called {ref.family!r}; {there}: {_listed(names)}")
+    raise NoSuchName(f"no model is called {ref.family!r}; {there}: {_listed(names)}")
 
 
 def _file_stem(choice: CatalogueChoice) -> str | None:

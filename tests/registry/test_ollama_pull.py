@@ -6,16 +6,20 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import ollama
 import pytest
 
+from swarm.errors import SetupError
 from swarm.gateway.page.ollama_management import pull_status
 from swarm.gateway.page.pulls import PULLS, PullEntry
+from swarm.node.shelf import usual_size
 from swarm.registry.hub import Progress
 from swarm.registry.removal import ArrivedOf, NotDownloaded, Removal
+from swarm.registry.table import FitRow
 from tests.doubles.running_node import NodeOptions, RunningNode
 from tests.doubles.tiny_models import write_named_model
 from tests.doubles.waiting import eventually
@@ -58,26 +62,71 @@ async def test_a_model_is_pulled_told_of_and_on_the_disk(hub: Hub, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("model", "said"),
-    [("nonsuch:4b", "nonsuch"), ("qwen33:4b", "qwen3"), ("/etc/passwd", "is a path"), ("demo", "comes with")],
-)
-async def test_what_no_registry_has_is_refused_with_what_there_is(tmp_path: Path, model: str, said: str) -> None:
+    ("model", "status", "said"),
+    [
+        ("nonsuch:4b", 404, "nonsuch"), ("qwen33:4b", 404, "did you mean qwen3"), ("/etc/passwd", 400, "is a path"),
+        ("qwen3:5b", 404, "it comes in 0.6b, 1.7b"), ("qwen3:4b:q9", 404, "there is"), ("demo", 400, "comes with"),
+        ("qwen33", 404, "did you mean qwen3"), ("a b", 400, "is not a model name"),
+    ],
+)  # fmt: skip
+async def test_what_no_registry_has_is_refused_with_what_there_is(
+    tmp_path: Path, model: str, status: int, said: str
+) -> None:
     async with node_with_a_disk(tmp_path) as (node, client, _), package(node.url) as asked:
         with pytest.raises(ollama.ResponseError, match=said) as caught:
             await asked.pull(model)
-        assert caught.value.status_code == 400
+        assert caught.value.status_code == status
         assert (await client.get("/swarm/v1/pulls")).json == {"data": []}
 
 
 async def test_what_the_hub_does_not_have_is_said_in_the_stream_and_without_one(hub: Hub, tmp_path: Path) -> None:
     del hub
     async with node_with_a_disk(tmp_path) as (node, client, _), package(node.url) as asked:
-        with pytest.raises(ollama.ResponseError, match="owner/none"):
+        with pytest.raises(ollama.ResponseError, match="owner/none") as caught:
             await asked.pull("hf:owner/none/x.gguf")
+        assert caught.value.status_code == 404
         reply = await client.post("/api/pull", {"name": "hf:owner/none/x.gguf"})
         last = json.loads(reply.text.strip().splitlines()[-1])
         assert list(last) == ["error"]
         assert "owner/none" in last["error"]
+
+
+async def test_what_may_be_had_later_is_unavailable(hub: Hub, tmp_path: Path) -> None:
+    hub.put(REPO, FILE, Upload(write_named_model(tmp_path / "made" / FILE).read_bytes() + bytes(3 << 20)))
+    hub.cuts, hub.cut_rest = [1 << 20], True
+    async with node_with_a_disk(tmp_path / "data") as (node, _, _), package(node.url) as asked:
+        with pytest.raises(ollama.ResponseError, match=r"run it again|goes on") as caught:
+            await asked.pull(NAME)
+        assert caught.value.status_code == 503
+        hub.cuts, hub.cut_rest = [], False
+        assert (await asked.pull(NAME)).status == "success"
+
+
+async def test_a_family_alone_is_the_size_that_fits_best_here(hub: Hub, tmp_path: Path) -> None:
+    """The hub has none of them, and says which one was asked of it."""
+    async with node_with_a_disk(tmp_path) as (node, client, _), package(node.url) as asked:
+        for name in ("qwen2.5-coder", "qwen2.5-coder:latest"):
+            with pytest.raises(ollama.ResponseError, match=r"Qwen2\.5-Coder-[0-9.]+B-Instruct-GGUF") as caught:
+                await asked.pull(name)
+            assert caught.value.status_code == 404
+        listed = (await client.get("/swarm/v1/pulls")).json["data"]
+        fitting = [row["name"] for row in (await client.get("/swarm/v1/models")).json["fit"] if row["fits"]]
+        best = next(name for name in fitting if name.startswith("qwen2.5-coder:"))
+        assert {pull["model"] for pull in listed} == {best}
+    assert hub.asked
+
+
+def test_which_size_is_meant_by_a_family() -> None:
+    def row(name: str, needs_bytes: int, fits: bool = True, on_disk: bool = False) -> FitRow:
+        return FitRow(name, 1.0, None, "q4_k_m", "gguf", 1, needs_bytes, True, 9.0, fits, "too large", on_disk, False)
+
+    names = {"q:1b:q4_k_m", "q:4b:q4_k_m"}
+    other, small, large = row("r:1b:q4_k_m", 1), row("q:1b:q4_k_m", 1), row("q:4b:q4_k_m", 4)
+    assert usual_size("q", names, [other, large, small]) == "q:4b:q4_k_m"
+    assert usual_size("q", names, [other, replace(large, fits=False), small]) == "q:1b:q4_k_m"
+    assert usual_size("q", names, [large, replace(small, on_disk=True)]) == "q:1b:q4_k_m", "what is here is not left"
+    with pytest.raises(SetupError, match=r"not even q:1b:q4_k_m \(too large\)"):
+        usual_size("q", names, [replace(large, fits=False), replace(small, fits=False)])
 
 
 class EndlessShelf:
@@ -85,6 +134,9 @@ class EndlessShelf:
 
     def check(self, model: str) -> None:
         del model
+
+    async def sized(self, model: str) -> str:
+        return model
 
     async def pull(self, model: str, progress: Progress) -> str:
         progress(1, 2)

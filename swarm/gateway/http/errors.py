@@ -25,7 +25,11 @@ from swarm.errors import (
     LimitReached,
     ModelInUse,
     NoConsensus,
+<<<<<<< HEAD
     NotServed,
+=======
+    NotInRegistry,
+>>>>>>> 0cf4725a (gateway: a pull of a family takes the size for this machine; what no registry has is a 404)
     PeerFailed,
     RequestCancelled,
     SwarmError,
@@ -135,6 +139,8 @@ def http_error(error: SwarmError) -> HttpError:
         case Forbidden():
             return HttpError(403, "permission_error", error.code, message)
         case UnknownModel():
+            return HttpError(404, "invalid_request_error", "model_not_found", message, "model")
+        case NotInRegistry():
             return HttpError(404, "invalid_request_error", "model_not_found", message, "model")
         case UnknownFile():
             return HttpError(404, "invalid_request_error", "file_not_found", message)

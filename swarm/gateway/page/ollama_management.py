@@ -15,7 +15,16 @@ from typing import Final
 from aiohttp import web
 
 from federation.printable_text import clean_line
-from swarm.errors import BadRequest, ModelInUse, SetupError, Unavailable, UnknownModel, UnknownRequest
+from swarm.errors import (
+    BadRequest,
+    ModelInUse,
+    NotInRegistry,
+    SetupError,
+    SwarmError,
+    Unavailable,
+    UnknownModel,
+    UnknownRequest,
+)
 from swarm.gateway.answers.answer_form import PACING, Dialect, open_stream
 from swarm.gateway.answers.model_names import NAMES
 from swarm.gateway.answers.request_context import may_leave
@@ -29,6 +38,7 @@ from swarm.gateway.page.pulls import PULLS, SHELF, ModelShelf, PullEntry
 from swarm.gateway.peers.management import takes_work
 from swarm.generation import JsonObject
 from swarm.registry.hub import Progress
+from swarm.registry.names import NoSuchName
 from swarm.registry.removal import ArrivedOf, NotDownloaded, Removal
 from swarm.routing.replicas import SWARM_ALIAS
 from swarm.workers.model_workers import ModelState
@@ -57,7 +67,8 @@ def pull_status(entry: PullEntry) -> JsonObject:
 async def pull(request: web.Request) -> web.StreamResponse:
     """A line whenever it got further, then {"status": "success"}; with `stream` false only that.
 
-    A client that leaves ends its pull, as with Ollama, unless it was on its way before; what has arrived is kept.
+    What no registry has is a 404, what cannot be pulled at all a 400, and what may be had later a 503. A client that
+    leaves ends its pull, as with Ollama, unless it was on its way before; what has arrived is kept.
     """
     app = request.app
     body = await read_body(request, OllamaPullBody)
@@ -65,13 +76,19 @@ async def pull(request: web.Request) -> web.StreamResponse:
     name, shelf, pulls = untagged(request, body.wanted.strip()), app[SHELF], app[PULLS]
     if shelf is None:
         raise BadRequest("this node loads no models of its own, so it pulls none")
+    failures: list[SwarmError] = []
     try:
         shelf.check(name)
+        name = await shelf.sized(name)
     except SetupError as error:
-        raise BadRequest(str(error), param="model") from error
+        raise refusal_of(error) from error
 
     async def work(progress: Progress) -> None:
-        await shelf.pull(name, progress)
+        try:
+            await shelf.pull(name, progress)
+        except SwarmError as error:
+            failures.append(error)
+            raise
         await app[NAMES].look_again()
 
     before = {entry.id for entry in pulls.entries()}
@@ -80,7 +97,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
     try:
         if body.stream is False:
             async for entry in _course(request, began):
-                check_done(entry)
+                check_done(entry, failures)
             return json_response(SUCCESS)
         return await _told(request, began)
     finally:
@@ -121,10 +138,19 @@ def now_at(request: web.Request, began: PullEntry) -> PullEntry:
     raise Unavailable("the pull is over, and so are many after it: ask again, which tells at once where it is here")
 
 
-def check_done(entry: PullEntry) -> None:
-    """Raises Unavailable where a pull ended without the model."""
-    if entry.state in OVER and entry.state != "done":
-        raise Unavailable(entry.problem or "the pull was cancelled; the next one goes on from there")
+def check_done(entry: PullEntry, failures: Sequence[SwarmError] = ()) -> None:
+    """Raises where a pull ended without the model: as `refusal_of`, and Unavailable for what may come another time."""
+    if entry.state not in OVER or entry.state == "done":
+        return
+    for failed in failures:
+        if isinstance(failed, NoSuchName):
+            raise refusal_of(failed) from failed
+    raise Unavailable(entry.problem or "the pull was cancelled; the next one goes on from there")
+
+
+def refusal_of(error: SetupError) -> NotInRegistry | BadRequest:
+    """What to answer for a name that no pull brings."""
+    return NotInRegistry(str(error)) if isinstance(error, NoSuchName) else BadRequest(str(error), param="model")
 
 
 class OllamaCopyBody(Body):

@@ -53,6 +53,13 @@ class ModelShelf(Protocol):
         """Raises SetupError for what no pull can ever bring. Touches no network."""
         ...
 
+    async def sized(self, model: str) -> str:
+        """The name to pull by: of a family without a size the size that `swarm --model` would take here.
+
+        Raises SetupError where none fits, and Unavailable while that is not known.
+        """
+        ...
+
     async def pull(self, model: str, progress: Progress) -> str:
         """Bring a model to this node's disk, by a name of the catalogue or of the hub; its id here.
 
