@@ -17,9 +17,9 @@ from federation.membership import Membership
 from federation.trust import Trust
 from swarm.gateway.answers.answer_form import PACING, Pacing
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE, AnswerService
-from swarm.gateway.answers.given_names import GivenNames
 from swarm.gateway.answers.model_names import (
     NAMES,
+    GivenNames,
     LookAgain,
     RequestedNames,
     SamplingOf,

@@ -31,7 +31,7 @@ from swarm.engines.free_memory import give_back_large_blocks
 from swarm.engines.llama_cpp.saved_prompts import stored_bytes
 from swarm.engines.registry import load_engine
 from swarm.errors import SetupError, SwarmError, Unavailable
-from swarm.gateway.answers.given_names import GIVEN_NAMES_FILE
+from swarm.gateway.answers.model_names import GIVEN_NAMES_FILE
 from swarm.gateway.answers.request_images import RequestImages
 from swarm.gateway.answers.tool_instructions import InstructionLength, ToolInstructions
 from swarm.gateway.app import make_app

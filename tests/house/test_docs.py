@@ -17,6 +17,7 @@ MADE: Final = {
     "opencode.json",
     "trail-1.json",
     "uv.toml",
+    "given_names.json",
     "usage.json",
     "weights.json",
 }  # that a user or a run makes

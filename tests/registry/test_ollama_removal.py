@@ -14,8 +14,7 @@ import ollama
 import pytest
 
 from swarm.errors import ModelInUse
-from swarm.gateway.answers.given_names import MAX_GIVEN, GivenNames, read_given_names
-from swarm.gateway.answers.model_names import NAMES
+from swarm.gateway.answers.model_names import MAX_GIVEN, NAMES, GivenNames, read_given_names
 from swarm.gateway.page.ollama_management import check_idle
 from swarm.registry.removal import ArrivedOf, NotDownloaded, removal_of
 from swarm.registry.stored import StoredModels

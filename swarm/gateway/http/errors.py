@@ -25,11 +25,8 @@ from swarm.errors import (
     LimitReached,
     ModelInUse,
     NoConsensus,
-<<<<<<< HEAD
-    NotServed,
-=======
     NotInRegistry,
->>>>>>> 0cf4725a (gateway: a pull of a family takes the size for this machine; what no registry has is a 404)
+    NotServed,
     PeerFailed,
     RequestCancelled,
     SwarmError,
