@@ -66,7 +66,8 @@ async def stream(kind: str, node: Any) -> Any:
     result = Runner.run_streamed(agent(kind, node), node.text_task)
     pieces = [piece async for piece in deltas(result.stream_events())]
     usage = result.context_wrapper.usage
-    return {"pieces": pieces, "text": result.final_output, "output_tokens": usage.output_tokens}
+    assert "".join(pieces) == result.final_output
+    return {"streamed": len(pieces), "text": result.final_output, "output_tokens": usage.output_tokens}
 
 
 async def tools(kind: str, node: Any) -> Any:
