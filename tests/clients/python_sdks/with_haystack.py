@@ -1,0 +1,151 @@
+"""Haystack: its generators for OpenAI's chat and Responses, for Anthropic and for Ollama, and its agent around each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from functools import partial
+from typing import Annotated, Any
+
+import anthropic
+import ollama
+import openai
+from haystack.components.agents import Agent
+from haystack.components.generators.chat import OpenAIChatGenerator, OpenAIResponsesChatGenerator
+from haystack.dataclasses import ChatMessage
+from haystack.tools import create_tool_from_function
+from haystack.utils import Secret
+from haystack_integrations.components.generators.anthropic import AnthropicChatGenerator
+from haystack_integrations.components.generators.ollama import OllamaChatGenerator
+from pydantic import BaseModel, ConfigDict
+
+
+class City(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    city: str
+    degrees: int
+
+
+SCHEMA = City.model_json_schema()
+BOUND: Any = {
+    "chat": {"response_format": City},
+    "responses": {"text_format": City},
+    "messages": {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
+}
+ERRORS = (openai.NotFoundError, anthropic.NotFoundError, ollama.ResponseError)
+
+
+def generator(kind: str, node: Any, name: str | None = None, bound: bool = False) -> Any:
+    model = name or node.model
+    # These two take an address, or a key, from their environment alone.
+    os.environ.update(ANTHROPIC_BASE_URL=node.url, OLLAMA_API_KEY=node.key)
+    if kind == "ollama":
+        return OllamaChatGenerator(model, url=node.url, response_format=SCHEMA if bound else None, max_retries=1)
+    more: Any = {"api_key": Secret.from_token(node.key), "model": model}
+    more |= {"generation_kwargs": BOUND[kind]} if bound else {}
+    if kind == "messages":
+        return AnthropicChatGenerator(**more)
+    made = OpenAIChatGenerator if kind == "chat" else OpenAIResponsesChatGenerator
+    return made(api_base_url=node.base_url, **more)
+
+
+def with_weather(kind: str, node: Any) -> tuple[Agent, list[str]]:
+    cities: list[str] = []
+
+    def get_weather(city: Annotated[str, "its name"]) -> str:
+        """Weather of a city"""
+        cities.append(city)
+        return f"sunny in {city}"
+
+    return Agent(chat_generator=generator(kind, node), tools=[create_tool_from_function(get_weather)]), cities
+
+
+def asked(text: str) -> list[ChatMessage]:
+    return [ChatMessage.from_user(text)]
+
+
+def tokens(reply: ChatMessage) -> int:
+    usage = reply.meta["usage"]
+    return usage.get("completion_tokens") or usage.get("output_tokens")
+
+
+def text(kind: str, node: Any) -> Any:
+    one = generator(kind, node)
+    (reply,) = one.run(asked(node.text_task))["replies"]
+    (again,) = one.run([*asked(node.text_task), reply, *asked("Thank you.")])["replies"]
+    return {"text": reply.text, "again": again.text, "output_tokens": tokens(reply)}
+
+
+def stream(kind: str, node: Any) -> Any:
+    pieces: list[str] = []
+    more = {"generation_kwargs": {"stream_options": {"include_usage": True}}} if kind == "chat" else {}
+    (reply,) = generator(kind, node).run(
+        asked(node.text_task), streaming_callback=lambda chunk: pieces.append(chunk.content), **more
+    )["replies"]
+    assert "".join(pieces) == reply.text
+    return {"streamed": len(pieces), "text": reply.text, "output_tokens": tokens(reply)}
+
+
+def tools(kind: str, node: Any) -> Any:
+    agent, cities = with_weather(kind, node)
+    return {"text": agent.run(asked(node.tool_task))["last_message"].text, "cities": cities}
+
+
+def streamed_tools(kind: str, node: Any) -> Any:
+    agent, cities = with_weather(kind, node)
+    ended = agent.run(asked(node.tool_task), streaming_callback=lambda chunk: None)
+    return {"text": ended["last_message"].text, "cities": cities}
+
+
+def structured(kind: str, node: Any) -> Any:
+    (reply,) = generator(kind, node, bound=True).run(asked(node.object_task))["replies"]
+    made = City(**json.loads(reply.text))
+    return {"type": type(made).__name__, "value": made.model_dump(), "asked": node.last_asked()}
+
+
+async def cancel_stream(kind: str, node: Any) -> Any:
+    said = asyncio.Event()
+
+    async def hear(chunk: Any) -> None:
+        said.set()
+
+    running = asyncio.ensure_future(generator(kind, node).run_async(asked(node.endless_task), streaming_callback=hear))
+    await said.wait()
+    await asyncio.to_thread(node.until_busy)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await asyncio.to_thread(node.until_idle)
+    return "left"
+
+
+async def cancel_whole(kind: str, node: Any) -> Any:
+    running = asyncio.ensure_future(generator(kind, node).run_async(asked(node.endless_task)))
+    await asyncio.to_thread(node.until_busy)
+    running.cancel()
+    (ended,) = await asyncio.gather(running, return_exceptions=True)
+    await asyncio.to_thread(node.until_idle)
+    return type(ended).__name__
+
+
+def unknown_model(kind: str, node: Any) -> Any:
+    before = node.answered(404)
+    try:
+        generator(kind, node, node.unknown_model).run(asked(node.text_task))
+    except ERRORS as error:
+        return {"error": type(error).__name__, "message": str(error), "times": node.answered(404) - before}
+
+
+def busy(kind: str, node: Any) -> Any:
+    before = node.answered(503)
+    (reply,) = generator(kind, node).run(asked(node.busy_task))["replies"]
+    return {"text": reply.text, "times": node.answered(503) - before}
+
+
+KINDS = ("chat", "responses", "messages", "ollama")
+EACH = (text, stream, tools, streamed_tools, structured, cancel_stream, cancel_whole, unknown_model, busy)
+CELLS = {
+    f"{kind} {cell.__name__}": partial(cell, kind)
+    for kind in ("chat", "responses", "messages", "ollama")
+    for cell in EACH
+}
