@@ -229,6 +229,10 @@ class NodeModels:
             ttl_s=None if ttl_s in (None, math.inf) else ttl_s,
             pinned=decided.pin,
             also=model.also,
+            format=model.format,
+            facts=facts,
+            template=model.template,
+            modified_s=model.modified_s,
         )
 
     def _build_for(self, model: StoredModel, facts: GgufFacts, decided: ModelSettings) -> EngineBuild | None:

@@ -248,8 +248,11 @@ def read_header(
     wanted: Callable[[str], bool],
     vocabulary: bool = False,
     known: KnownTables | None = None,
+    most_string_bytes: int = MAX_KEPT_STRING_BYTES,
 ) -> Header:
     """The header of an open file of `size_bytes`, keeping the values of `wanted` keys, in one pass.
+
+    Texts of more than `most_string_bytes` are skipped.
 
     With `vocabulary` the texts of its tokens, too: 0.2 s for 256,000 of them. With `known` large tables of strings are
     noted in `Header.tables`. Raises GgufDefect, OSError.
@@ -258,7 +261,7 @@ def read_header(
     tensor_count, key_count = _preamble(cursor, size_bytes)
     header = Header(TokenTable() if vocabulary else None)
     for _ in range(key_count):
-        _key_value(cursor, header, wanted, known)
+        _key_value(cursor, header, wanted, known, most_string_bytes)
     alignment = header.values.get("general.alignment", 32)
     header.tensors = _tensors(cursor, tensor_count, size_bytes, alignment)
     header.end = cursor.position
@@ -296,13 +299,17 @@ def read_tokens(file: BinaryIO, size_bytes: int) -> TokenTable:
 
 
 def _key_value(
-    cursor: _Cursor, header: Header, wanted: Callable[[str], bool], known: KnownTables | None = None
+    cursor: _Cursor,
+    header: Header,
+    wanted: Callable[[str], bool],
+    known: KnownTables | None = None,
+    most_string_bytes: int = MAX_KEPT_STRING_BYTES,
 ) -> None:
     """The next key, and what `header` keeps of its value."""
     key = cursor.text("a key", MAX_KEY_BYTES)
     header.keys.add(key)
     kind = cursor.kind()
-    value = _array(cursor, key, header, known) if kind == _ARRAY else _single(cursor, kind)
+    value = _array(cursor, key, header, known) if kind == _ARRAY else _single(cursor, kind, most_string_bytes)
     table = header.tokens
     if table is not None and kind != _ARRAY and key.startswith("tokenizer.") and isinstance(value, int):
         table.numbers[key] = int(value)
@@ -332,11 +339,11 @@ def _preamble(cursor: _Cursor, size_bytes: int) -> tuple[int, int]:
     return tensor_count, key_count
 
 
-def _single(cursor: _Cursor, kind: int) -> Value | None:
+def _single(cursor: _Cursor, kind: int, most_string_bytes: int) -> Value | None:
     """The value at the cursor, or None for a string too long to keep."""
     if kind == _STRING:
         length = cursor.length()
-        if length <= MAX_KEPT_STRING_BYTES:
+        if length <= most_string_bytes:
             return cursor.take(length).decode("utf-8", "replace")
         cursor.skip(length)
         return None

@@ -46,9 +46,9 @@ class StoredModel:
     """A model on disk. `id` is its full catalogue name where it is one, else made of its file's.
 
     `path` is its first part, or its folder; `size_bytes` is of all parts. `fingerprint` (64 hex) is of its header;
-    `sha256` of its file, where that is known without hashing it. `facts` is None of a file that is damaged. `also` are
-    other names that mean it; `projector` is its image part, `template` what Ollama keeps as its chat template (in Go's
-    language).
+    `sha256` of its file, where that is known without hashing it, `modified_s` when that was last changed (Unix time).
+    `facts` is None of a file that is damaged. `also` are other names that mean it; `projector` is its image part,
+    `template` what Ollama keeps as its chat template (in Go's language).
     """
 
     id: str
@@ -64,6 +64,7 @@ class StoredModel:
     projector: Path | None = None
     template: Path | None = None
     copies: tuple[Path, ...] = ()
+    modified_s: float | None = None
 
     @property
     def role(self) -> ModelRole:
@@ -398,6 +399,7 @@ class _Content:
             or self._projector_beside(projectors),
             template=next((link.template for link in self.links if link.template), None),
             copies=tuple(other.best.path for other in self.files if other is not file),
+            modified_s=best.mtime_ns / 1e9,
         )
 
     def _projector_beside(self, projectors: Mapping[Path, Sequence[_ReadFile]]) -> Path | None:

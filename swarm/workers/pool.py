@@ -16,12 +16,15 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
 from federation.tasks import cancel_and_wait, report_crash, tell_each
 from swarm.engines.engine import Capabilities, Engine, EngineBuild
 from swarm.errors import DeadlineExceeded, EngineFailed, SwarmError, Unavailable, UnknownArchitecture, UnknownModel
+from swarm.registry.catalogue import Format
+from swarm.registry.gguf_header import GgufFacts
 from swarm.workers.ledger import (
     Bytes,
     Holding,
@@ -74,9 +77,10 @@ class Loadable:
 
     `options` are the ways to load it where so much is free, the best first and the smallest last, never none; `usual`
     is the one on this machine while nothing else runs. `fingerprint` and `sha256` say what it is, `also` by which other
-    names people know it. One that is not `listed` is loaded when asked for by name, and shown to clients only while it
-    runs. `build` of the `engine` loads it, None where that is not told. `ttl_s` None: it stays until its memory is
-    wanted.
+    names people know it, `facts` what its `format` of files says; `template` is the file of its chat template where it
+    has one of its own, `modified_s` when its file was last changed (Unix time). One that is not `listed` is loaded when
+    asked for by name, and shown to clients only while it runs. `build` of the `engine` loads it, None where that is not
+    told. `ttl_s` None: it stays until its memory is wanted.
     """
 
     model_id: str
@@ -95,6 +99,10 @@ class Loadable:
     ttl_s: float | None = None
     pinned: bool = False
     also: tuple[str, ...] = ()
+    format: Format | None = None
+    facts: GgufFacts | None = None
+    template: Path | None = None
+    modified_s: float | None = None
 
     @property
     def context_tokens(self) -> int:

@@ -87,7 +87,8 @@ async def test_models_are_listed_shown_and_running(asked: Ollama) -> None:
     assert shown.capabilities is not None
     assert "completion" in shown.capabilities
     assert shown.modelinfo is not None
-    assert shown.modelinfo["llama.context_length"] == 1024
+    assert shown.modelinfo["general.architecture"] == "unknown", "nobody gave this node the model's file"
+    assert shown.modelinfo["unknown.context_length"] == 1024
 
 
 @pytest.mark.parametrize("name", ["demo", "demo:latest", "swarm", "swarm:latest", "DEMO"])

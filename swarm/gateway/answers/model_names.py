@@ -254,11 +254,13 @@ class RequestedNames:
         """The names beside its id by which people may mean a model."""
         return self._dispatcher.names.known.get(model_id, frozenset())
 
+    def sampling_of(self, model_id: str) -> Mapping[str, float | int]:
+        """What the user decided for requests of this model that do not say: nothing for `swarm`."""
+        return {} if model_id == SWARM_ALIAS else self._sampling(model_id, self.further(model_id))
+
     def sampled(self, request: GenerationRequest) -> GenerationRequest:
         """`request` with what the user decided for its model where it does not say."""
-        if request.model == SWARM_ALIAS:
-            return request
-        given = self._sampling(request.model, self.further(request.model))
+        given = self.sampling_of(request.model)
         unsaid = {name: value for name, value in given.items() if getattr(request, name) is None}
         return request.model_copy(update=unsaid) if unsaid else request
 

@@ -6,6 +6,7 @@ What a name means is as everywhere; `NAME:latest` is NAME, too, where nothing is
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from contextlib import suppress
@@ -16,7 +17,7 @@ from aiohttp import web
 
 from federation.printable_text import clean_line
 from swarm import program_version
-from swarm.errors import BadRequest, UnknownModel
+from swarm.errors import BadRequest, SetupError, UnknownModel
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
 from swarm.gateway.answers.model_names import NAMES
 from swarm.gateway.answers.request_context import AnswerRequest, may_leave
@@ -32,14 +33,15 @@ from swarm.gateway.ollama.bodies import (
     OllamaNamedBody,
     engine_turns,
 )
-from swarm.gateway.ollama.form import OllamaForm
+from swarm.gateway.ollama.form import AnswerClock, OllamaForm
 from swarm.gateway.ollama.keep_alive import KeepAlive, keep_alive_object
 from swarm.gateway.ollama.listing import running, shown, tag
 from swarm.gateway.openai.bodies import EmbeddingBody
 from swarm.gateway.openai.endpoints import check_dimensions
 from swarm.gateway.openai.listing import model_list, model_named
-from swarm.gateway.openai.utility_calls import BATCH, ask, embed
+from swarm.gateway.openai.utility_calls import BATCH, PropsBody, ask, embed, props
 from swarm.generation import GenerationRequest, JsonObject
+from swarm.registry.model_card import ModelCard, read_card
 from swarm.routing.policy import VoteOptions
 from swarm.routing.replicas import SWARM_ALIAS
 
@@ -121,13 +123,32 @@ async def _unloaded(request: web.Request, name: str, form: OllamaForm, keep: Kee
 
 
 async def _loaded(request: web.Request, name: str, form: OllamaForm, keep: KeepAlive) -> web.StreamResponse:
-    """One object, when the model is loaded on a node: it reads an empty turn there, and writes nothing."""
+    """One object, when the model is loaded on a node: it reads an empty turn there, and writes nothing.
+
+    One that writes no text is asked what it is, for which it is loaded as well.
+    """
     if keep.unloads:
         return await _unloaded(request, name, form, keep)
+    if name != SWARM_ALIAS and not model_named(request, name).writing:
+        try:
+            return json_response(form.done("load", await _described(request, name)))
+        finally:
+            keep.settle()
     turns = engine_turns([OllamaMessage(role="user")])
     generation = GenerationRequest(model=name, messages=turns, max_tokens=0)
     asked = AnswerRequest(generation, VoteOptions().alone, choices=1, stream=False, form=form)
     return await _answered(request, asked, keep)
+
+
+async def _described(request: web.Request, name: str) -> JsonObject:
+    """What it took until a node had the model loaded, and told what it is."""
+    model, clock = model_named(request, name), AnswerClock()
+    if all(replica.upstream for replica in model.replicas):  # which loads what it likes
+        return {}
+    runs = model.state == "ready"
+    await ask(request.app, name, props(PropsBody(model=name)), may_leave(request))
+    ended_ns = time.monotonic_ns()
+    return clock.durations(0 if runs else ended_ns - clock.began_ns, ended_ns)
 
 
 async def embed_texts(request: web.Request) -> web.Response:
@@ -138,6 +159,8 @@ async def embed_texts(request: web.Request) -> web.Response:
     model = await request.app[NAMES].answering(untagged(request, body.model), upstream)
     keep = KeepAlive(request, model, body.idle_s)
     try:
+        if not body.texts:
+            await _described(request, model)
         vectors, tokens = await _vectors(request, model, body.texts, body.dimensions, upstream)
     finally:
         keep.settle()
@@ -198,10 +221,18 @@ async def tags(request: web.Request) -> web.Response:
 
 
 async def show(request: web.Request) -> web.Response:
-    """What is known of a model. Raises UnknownModel."""
+    """What is known of a model; the header of its file is read for it, nothing is loaded. Raises UnknownModel."""
     body = await read_body(request, OllamaNamedBody)
     model = model_named(request, untagged(request, body.wanted))
-    return json_response(shown(model, request.app[STARTED_AT]))
+    stored = model.stored
+    card = ModelCard()
+    if stored is not None and stored.facts is not None:
+        try:
+            card = await asyncio.to_thread(read_card, stored.facts, stored.template)
+        except SetupError as error:  # it went meanwhile
+            log.info("%s is shown without what its file says: %s", model.name, error)
+    sampling = request.app[NAMES].sampling_of(model.name)
+    return json_response(shown(model, request.app[STARTED_AT], card, sampling))
 
 
 async def processes(request: web.Request) -> web.Response:

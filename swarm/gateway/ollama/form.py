@@ -118,9 +118,9 @@ class OllamaForm:
         told = self.told()
         return ended if extension is None and not told else {**ended, "swarm": {**(extension or {}), **told}}
 
-    def done(self, reason: Literal["load", "unload"]) -> JsonObject:
-        """The answer to who asked that a model goes: no model was asked anything."""
-        return self.extended({**self.piece(""), "done": True, "done_reason": reason})
+    def done(self, reason: Literal["load", "unload"], costs: JsonObject | None = None) -> JsonObject:
+        """The answer to who asked that a model goes, or comes that writes nothing."""
+        return self.extended({**self.piece(""), "done": True, "done_reason": reason, **(costs or {})})
 
     def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
         candidate = candidates[0]

@@ -1,10 +1,11 @@
 """Models as Ollama's clients read them: those that there are, those that are loaded, and what is known of one.
 
-Nothing is loaded to be described. What Ollama's registry knows and a node does not (families, licences) is empty.
+Nothing is loaded to be described: what a model on this node's disk is, its files say. What nobody here knows is empty.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -12,9 +13,14 @@ from pydantic import JsonValue
 
 from swarm.gateway.openai.listing import ModelOnNodes
 from swarm.generation import JsonObject
+from swarm.registry.model_card import ModelCard
+from swarm.routing.replicas import SWARM_ALIAS
 
 NEVER: Final = "9999-12-31T23:59:59Z"  # when a model goes for which no time is set
 THOUSAND: Final = 1000
+FORMATS: Final = {"gguf": "gguf", "mlx": "safetensors"}  # Ollama's words for kinds of files
+UNKNOWN: Final = "unknown"
+PARAMETERS: Final = {"max_tokens": "num_predict"}  # that Ollama calls otherwise
 
 
 def instant(unix_s: float) -> str:
@@ -33,32 +39,50 @@ def size_text(params: int | None) -> str:
 
 
 def details_of(model: ModelOnNodes) -> JsonObject:
-    """{"format", "parameter_size", ...}; every key is there, since clients index them."""
-    params = next((replica.params or replica.reported_params for replica in model.replicas), None)
+    """{"format", "family", ...}: of a model on this node's disk what its files say; "" for what is not known.
+
+    Every key is there, since clients index them.
+    """
+    stored = model.stored
+    facts = stored.facts if stored is not None else None
+    known = model.replicas if model.name != SWARM_ALIAS else ()
+    params = next((params for replica in known if (params := replica.params or replica.reported_params)), None)
     return {
         "parent_model": "",
-        "format": "gguf",
-        "family": "",
-        "families": [],
-        "parameter_size": size_text(params),
-        "quantization_level": "",
+        "format": FORMATS.get((stored and stored.format) or "", ""),
+        "family": facts.architecture if facts else "",
+        "families": [facts.architecture] if facts else [],
+        "parameter_size": size_text(facts.params if facts else params),
+        "quantization_level": quantization_text(facts.quant) if facts else "",
     }
+
+
+def quantization_text(quant: str | None) -> str:
+    """As Ollama writes it: Q4_K_M, F16; MLX's own words (4bit) stay."""
+    return "" if quant is None else quant if quant.endswith("bit") else quant.upper()
 
 
 def _entry(model: ModelOnNodes) -> JsonObject:
     digest = next((replica.sha256 for replica in model.replicas if replica.sha256), None)
+    is_all = model.name == SWARM_ALIAS
     return {
         "name": model.name,
         "model": model.name,
         "size": model.size_bytes or 0,
-        "digest": digest or "",
+        "digest": "" if is_all else digest or "",
         "details": details_of(model),
     }
 
 
+def _modified(model: ModelOnNodes, created_s: int) -> str:
+    """When its file here was last changed; of others since when this node can tell of it."""
+    known = None if model.stored is None else model.stored.modified_s
+    return instant(created_s if known is None else known)
+
+
 def tag(model: ModelOnNodes, created_s: int) -> JsonObject:
-    """An entry of `/api/tags`, there since the Unix time `created_s`."""
-    return {**_entry(model), "modified_at": instant(created_s)}
+    """An entry of `/api/tags`; the node started at the Unix time `created_s`."""
+    return {**_entry(model), "modified_at": _modified(model, created_s)}
 
 
 def running(model: ModelOnNodes, now_s: float) -> JsonObject:
@@ -83,28 +107,40 @@ def expiry(unloads_in_s: float | None, now_s: float) -> str:
     return NEVER if unloads_in_s is None else instant(now_s + unloads_in_s)
 
 
-def shown(model: ModelOnNodes, created_s: int) -> JsonObject:
-    """The answer of `/api/show`. The context is named as of an architecture that is called `llama`."""
-    info: JsonObject = {"general.architecture": "llama"}
+def shown(model: ModelOnNodes, created_s: int, card: ModelCard, sampling: Mapping[str, float | int]) -> JsonObject:
+    """The answer of `/api/show`, with what its files say (`card`) and what the user decided of its `sampling`.
+
+    Clients look for the context by an architecture's name: of one that nobody here knows it is `unknown`.
+    """
+    info: JsonObject = {key: list(value) if isinstance(value, tuple) else value for key, value in card.info.items()}
+    architecture = info.setdefault("general.architecture", UNKNOWN)
     params = next((replica.params for replica in model.replicas if replica.params), None)
-    if params:
-        info["general.parameter_count"] = params
+    if params and model.name != SWARM_ALIAS:
+        info.setdefault("general.parameter_count", params)
     if model.context_tokens:
-        info["llama.context_length"] = model.context_tokens
+        info.setdefault(f"{architecture}.context_length", model.context_tokens)
     return {
         "modelfile": "",
-        "parameters": "",
-        "template": "",
-        "license": "",
+        "parameters": parameters_text(sampling),
+        "template": card.template,
+        "license": card.license,
         "details": details_of(model),
         "model_info": info,
         "capabilities": capabilities(model),
-        "modified_at": instant(created_s),
+        "modified_at": _modified(model, created_s),
     }
 
 
+def parameters_text(sampling: Mapping[str, float | int]) -> str:
+    """A line for each parameter that requests of this model have where they do not say it, in Ollama's names."""
+    return "\n".join(f"{PARAMETERS.get(name, name):<30} {value:g}" for name, value in sorted(sampling.items()))
+
+
 def capabilities(model: ModelOnNodes) -> list[JsonValue]:
-    """Ollama's words for what a model can do: any model that writes is given tools (`tools` of `/v1/models`)."""
+    """Ollama's words for what a model is for: any model that writes is given tools (`tools` of `/v1/models`).
+
+    `embedding` is one that does nothing else, as clients take it: nearly all that write make vectors, too.
+    """
     can = [replica.capabilities for replica in model.replicas]
     writes = any(each.generates for each in can)
     kinds = {
@@ -113,6 +149,6 @@ def capabilities(model: ModelOnNodes) -> list[JsonValue]:
         "insert": any(each.infill for each in can),
         "vision": any(each.vision for each in can),
         "thinking": any(each.reasoning for each in can),
-        "embedding": any(each.embeddings for each in can),
+        "embedding": any(each.embeddings for each in can) and not writes,
     }
     return [kind for kind, there_is in kinds.items() if there_is]

@@ -17,6 +17,7 @@ from swarm.gateway.observing.view import computation_entry, json_object, load_en
 from swarm.generation import JsonObject
 from swarm.routing.replicas import SWARM_ALIAS, Replica
 from swarm.workers.model_workers import ModelState
+from swarm.workers.pool import Loadable
 
 STATES: Final = ("ready", "loading", "draining", "unloading", "available", "failed")  # of a model, the best first
 _LLAMAS: Final[Mapping[str, str]] = {"ready": "loaded", "loading": "loading"}  # llama-server's words; else unloaded
@@ -24,13 +25,17 @@ _LLAMAS: Final[Mapping[str, str]] = {"ready": "loaded", "loading": "loading"}  #
 
 @dataclass(frozen=True, slots=True)
 class ModelOnNodes:
-    """One entry, of a model or of all. `states` says how it is on each node; `own` is its life on this one."""
+    """One entry, of a model or of all. `states` says how it is on each node; `own` is its life on this one.
+
+    `stored` is what lies of it on this node's disk.
+    """
 
     name: str
     replicas: tuple[Replica, ...]
     states: Mapping[str, str]
     own: ModelState | None = None
     aliases: tuple[str, ...] = ()
+    stored: Loadable | None = None
 
     @property
     def state(self) -> str:
@@ -92,6 +97,7 @@ def _models(request: web.Request) -> dict[str, ModelOnNodes]:
         found.setdefault(replica.model, {}).setdefault(replica.key, replica)
     models: dict[str, ModelOnNodes] = {}
     aliases = names.aliases()
+    stored = {model.model_id: model for model in app[POOL].stored()}
     for name in sorted(found):
         replicas = tuple(found[name].values())
         states: dict[str, str] = {}
@@ -99,7 +105,7 @@ def _models(request: web.Request) -> dict[str, ModelOnNodes]:
             state = own[name].phase if replica.local and name in own else replica.state
             states[replica.node] = min(states.get(replica.node, state), state, key=_rank)
         states = {node: states[node] for node in sorted(states)}
-        models[name] = ModelOnNodes(name, replicas, states, own.get(name), aliases.get(name, ()))
+        models[name] = ModelOnNodes(name, replicas, states, own.get(name), aliases.get(name, ()), stored.get(name))
     return models
 
 
