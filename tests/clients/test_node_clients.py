@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from tests.doubles.node_programs import node_scenario
-from tests.doubles.played_node import ENDLESS, MODEL, TEXT, TOOL_ANSWER, UNKNOWN_MODEL, PlayedNode, played_node
+from tests.doubles.played_node import ENDLESS, MODEL, TEXT, THOUGHT, TOOL_ANSWER, UNKNOWN_MODEL, PlayedNode, played_node
 
 HERE = Path(__file__).parent
 PARIS = {"city": "Paris", "degrees": 21}
 WEATHER = TOOL_ANSWER + "sunny, 21 degrees"
 
 
+VECTOR = 8  # numbers that the played model's vectors have
 AI_SDK = ("chat", "messages", "responses")
 
 
@@ -30,7 +31,7 @@ class NodeClient:
     """A client: which scenario it is, which APIs that tells of, and how the client calls an unknown model.
 
     `folder` has its package.json. `words`: where its errors have the node's words; `status`: what they tell of HTTP,
-    None where they do not. `lists`: it can list models.
+    None where they do not. `more` is what its scenario tells of what is in no cell.
     """
 
     id: str
@@ -40,19 +41,32 @@ class NodeClient:
     folder: str = "node_sdks"
     words: str = "message"
     status: int | None = 404
-    lists: bool = False
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
+    more: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+LISTED = {"models": ["swarm", MODEL]}
+OLLAMA = {
+    **LISTED,
+    "thought": [THOUGHT, TEXT],
+    "generated": {"text": TEXT, "reason": "stop", "pieces": TEXT, "object": PARIS, "left": [ENDLESS, ENDLESS]},
+    "embedded": [VECTOR, VECTOR],
+    "running": [MODEL],
+    "refusals": {"create": 400, "delete": 400, "withoutKey": 401},
+}
 CLIENTS = (
-    NodeClient("openai-node", "node_sdks/openai.mjs", ("chat", "responses"), "NotFoundError", lists=True),
-    NodeClient("anthropic-node", "node_sdks/anthropic.mjs", ("messages",), "NotFoundError", lists=True),
+    NodeClient(
+        "openai-node", "node_sdks/openai.mjs", ("chat", "responses"), "NotFoundError",
+        more={**LISTED, "vectors": [VECTOR, VECTOR]},
+    ),
+    NodeClient("anthropic-node", "node_sdks/anthropic.mjs", ("messages",), "NotFoundError", more=LISTED),
     NodeClient("ai-sdk-6", "ai_sdk/played.mjs", AI_SDK, "APICallError", folder="ai_sdk"),
     NodeClient("ai-sdk-7", "ai_sdk/played.mjs", AI_SDK, "APICallError", folder="ai_sdk_7"),
     NodeClient(
         "ollama-ai-provider", "ai_sdk/played_ollama.mjs", ("ollama",), "APICallError", folder="ai_sdk_7", words="body"
     ),
-)
+    NodeClient("ollama-npm", "node_sdks/ollama.mjs", ("ollama",), "ResponseError", more=OLLAMA),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -145,5 +159,5 @@ def test_nobody_but_the_node_is_asked(told: Any, node: PlayedNode) -> None:
 
 
 @every_client()
-def test_the_models_are_listed_where_a_client_can(told: Any, client: NodeClient) -> None:
-    assert told.get("models") == (["swarm", MODEL] if client.lists else None)
+def test_what_else_a_client_does(told: Any, client: NodeClient) -> None:
+    assert {name: told[name] for name in client.more} == client.more

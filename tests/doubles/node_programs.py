@@ -17,12 +17,14 @@ import pytest
 
 from tests.doubles.npm_packages import npm_packages
 from tests.doubles.played_node import (
+    BUSY_TASK,
     ENDLESS,
     ENDLESS_TASK,
     KEY,
     MODEL,
     OBJECT_TASK,
     TEXT_TASK,
+    THOUGHT_TASK,
     TOOL_TASK,
     UNKNOWN_MODEL,
     PlayedNode,
@@ -33,7 +35,14 @@ RUNTIME = Path(__file__).resolve().parents[1] / "clients" / "node_runtime"
 SUPPORT = RUNTIME / "scenario_support.mjs"
 SAYS_S = 120.0  # a few seconds on an idle machine
 ENDS_S = 20.0
-TASKS = {"text": TEXT_TASK, "tool": TOOL_TASK, "object": OBJECT_TASK, "endless": ENDLESS_TASK}
+TASKS = {
+    "text": TEXT_TASK,
+    "thought": THOUGHT_TASK,
+    "tool": TOOL_TASK,
+    "object": OBJECT_TASK,
+    "endless": ENDLESS_TASK,
+    "busy": BUSY_TASK,
+}
 
 
 def node_program(major: int = NODE_MAJOR) -> str:

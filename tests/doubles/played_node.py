@@ -35,6 +35,8 @@ TEXT_TASK = "What is the capital of France?"
 TEXT = "The capital of France is Paris."
 TOOL_TASK = "What is the weather in Paris?"  # calls the first tool with "weather" in its name, with {"city": "Paris"}
 TOOL_ANSWER = "The tool says: "  # and then what it said
+THOUGHT_TASK = "Is it Paris? Think first."
+THOUGHT = "It is the capital."  # and then TEXT
 OBJECT_TASK = "Describe Paris as an object."
 OBJECT = '{"city": "Paris", "degrees": 21}'  # as text; where only tools may answer, as the arguments of the first one
 ENDLESS_TASK = "Count for ever."
@@ -64,6 +66,8 @@ def usual(never: asyncio.Event) -> Part:
                 return Say(TOOL_ANSWER + " ".join(conversation.results))
             weather = next((name for name in conversation.tools if "weather" in name.lower()), None)
             return Say("I have no tool for that.") if weather is None else call(weather, city="Paris")
+        if THOUGHT_TASK in said:
+            return Say(TEXT, THOUGHT)
         if OBJECT_TASK in said:
             if conversation.tools and (conversation.must_call or not conversation.answer_schema):
                 return call(conversation.tools[0], city="Paris", degrees=21)
