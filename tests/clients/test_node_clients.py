@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from swarm.commands.client_settings import client_entries
 from tests.doubles.node_programs import node_scenario
 from tests.doubles.played_node import ENDLESS, MODEL, TEXT, THOUGHT, TOOL_ANSWER, UNKNOWN_MODEL, PlayedNode, played_node
 
@@ -45,6 +46,7 @@ class NodeClient:
     more: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
+LACKS = {entry.id: entry.lacks for entry in client_entries()}
 LISTED = {"models": ["swarm", MODEL]}
 OLLAMA = {
     **LISTED,
@@ -66,6 +68,12 @@ CLIENTS = (
         "ollama-ai-provider", "ai_sdk/played_ollama.mjs", ("ollama",), "APICallError", folder="ai_sdk_7", words="body"
     ),
     NodeClient("ollama-npm", "node_sdks/ollama.mjs", ("ollama",), "ResponseError", more=OLLAMA),
+    NodeClient("langchain-js", "node_sdks/langchain.mjs", ("chat", "responses"), "NotFoundError"),
+    NodeClient(
+        "langchain-js-ollama", "node_sdks/langchain_ollama.mjs", ("ollama",), "ResponseError",
+        more={"vectors": [VECTOR, VECTOR]},
+    ),
+    NodeClient("openai-agents-js", "node_sdks/agents.mjs", ("chat", "responses"), "NotFoundError"),
 )  # fmt: skip
 
 
@@ -89,10 +97,11 @@ def told(client: NodeClient, node: PlayedNode, tmp_path_factory: pytest.TempPath
 
 
 def every_client(*cells: str) -> Any:
-    """A test of each client, which proves those cells of it. All of one client's tests run beside each other."""
+    """A test of each client, which proves those cells of it that it can have. All of one client's run in a row."""
 
     def marks(client: NodeClient) -> Any:
-        return pytest.mark.client(client.id, *cells, folder=client.folder) if cells else ()
+        proven = [cell for cell in cells if cell not in LACKS[client.id]]
+        return pytest.mark.client(client.id, *proven, folder=client.folder) if proven else ()
 
     cases = [pytest.param(each, id=each.id, marks=marks(each)) for each in CLIENTS]
     return pytest.mark.parametrize("client", cases, indirect=True)
