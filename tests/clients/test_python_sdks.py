@@ -53,7 +53,7 @@ class Way:
 
 MODEL_ALONE = ("tools", "streamed_tools", "cancel_whole", "unknown_model", "busy", "partial_objects")
 BLOCKING = ("structured", "partial_objects", "cancel_stream", "cancel_whole")
-VOTED_ON = (*BLOCKING, "busy")  # some voters find a slot
+VOTED_ON = (*BLOCKING, "busy")
 AGENTS = ("partial_objects",)  # what whole agents have not
 # instructor makes objects, of which it streams the parts: it has no loop of tools.
 OBJECTS = {"error": "InstructorRetryException", "lacks": ("stream", "tools", "streamed_tools", "busy")}
@@ -72,6 +72,11 @@ WAYS = (
     Way("haystack", "with_haystack", "responses", lacks=AGENTS),
     Way("haystack", "with_haystack", "messages", lacks=AGENTS),
     Way("haystack-ollama", "with_haystack", "ollama", error="ResponseError", lacks=AGENTS),
+    Way("agno", "with_agno", "chat", error="RunStatus.error", lacks=AGENTS),
+    Way("agno", "with_agno", "responses", error="RunStatus.error", lacks=AGENTS),
+    Way("agno", "with_agno", "messages", error="RunStatus.error", lacks=AGENTS),
+    # Over Ollama's API it asks once, whatever comes back.
+    Way("agno-ollama", "with_agno", "ollama", error="RunStatus.error", lacks=(*AGENTS, "busy")),
 )
 # What each scenario needs so that it asks nobody but the node.
 QUIET = {
@@ -145,6 +150,11 @@ def every_way(proves: str, cell: str) -> Any:
         if cell not in way.lacks
     ]
     return pytest.mark.parametrize(("way", "cell"), cases)
+
+
+@pytest.mark.parametrize("scenario", sorted({way.scenario for way in WAYS}))
+def test_nobody_but_the_node_is_asked(run: Callable[[str], Any], scenario: str) -> None:
+    assert run(scenario)["strangers"] == []
 
 
 @every_way("text", "text")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import anthropic
 import ollama
 import openai
+from haystack import Pipeline
 from haystack.components.agents import Agent
 from haystack.components.generators.chat import OpenAIChatGenerator, OpenAIResponsesChatGenerator
 from haystack.dataclasses import ChatMessage
@@ -71,9 +72,11 @@ def tokens(reply: ChatMessage) -> int:
 
 
 def text(kind: str, node: Any) -> Any:
-    one = generator(kind, node)
-    (reply,) = one.run(asked(node.text_task))["replies"]
-    (again,) = one.run([*asked(node.text_task), reply, *asked("Thank you.")])["replies"]
+    pipeline = Pipeline()
+    pipeline.add_component("llm", generator(kind, node))
+    (reply,) = pipeline.run({"llm": {"messages": asked(node.text_task)}})["llm"]["replies"]
+    turns = [*asked(node.text_task), reply, *asked("Thank you.")]
+    (again,) = pipeline.run({"llm": {"messages": turns}})["llm"]["replies"]
     return {"text": reply.text, "again": again.text, "output_tokens": tokens(reply)}
 
 

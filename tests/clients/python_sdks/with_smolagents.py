@@ -130,9 +130,10 @@ def model_cancel_stream(node: Any) -> Any:
     return "left"
 
 
-EACH = (text, stream, tools, streamed_tools, abandoned_run, unknown_model, busy)
+EACH = (text, stream, tools, streamed_tools, abandoned_run, unknown_model)
 CELLS = {f"{kind} {cell.__name__}": partial(cell, kind) for kind in AGENTS for cell in EACH}
 CELLS |= {
+    "code busy": partial(busy, "code"),  # of what is voted on (calls, JSON), some voters always find a slot
     "model text": model_text,
     "model stream": model_stream,
     "model structured": model_structured,
