@@ -90,6 +90,7 @@ from swarm.gateway.ollama.bodies import (
     OllamaGenerateBody,
     OllamaNamedBody,
 )
+from swarm.gateway.ollama.modelfiles import OllamaCreateBody
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody, EmbeddingBody
 from swarm.gateway.openai.utility_calls import DetokenizeBody, InfillBody, RerankBody, TemplateBody, TokenizeBody
 from swarm.gateway.page.models import StoredListing
@@ -219,10 +220,14 @@ OPERATIONS: Final = (
         "delete", "/api/delete", "Remove a model from this node's disk, or a second name, in Ollama's form", MANAGEMENT,
         OllamaChanged, OllamaNamedBody, errors=OllamaErrorBody, example={"model": "qwen3:4b"},
     ),
-    Operation("post", "/api/create", "Always refused: models are not made here", OLLAMA, errors=OllamaErrorBody),
     Operation(
-        "post", "/api/blobs/{digest}", "Always refused: models are not made here", OLLAMA, errors=OllamaErrorBody
+        "post", "/api/create", "Always refused, with where a node has what is asked for", OLLAMA,
+        None, OllamaCreateBody, errors=OllamaErrorBody, example={"model": "mario", "from": "qwen3:4b"},
     ),
+    Operation(
+        "post", "/api/blobs/{digest}", "Always refused: files are not sent to a node", OLLAMA, errors=OllamaErrorBody
+    ),
+    Operation("post", "/api/push", "Always refused: models are not published here", OLLAMA, errors=OllamaErrorBody),
     Operation(
         "get", "/v1/slots", "This node's slots, or those of ?model=, as llama-server tells its own", NODE, SlotList,
         others={404: ErrorBody, 503: ErrorBody},

@@ -112,6 +112,7 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
         "GET /v1/models", "GET /v1/models/{id}", "GET /v1/props", "POST /v1/props",
         "POST /api/chat", "POST /api/generate", "POST /api/embed", "POST /api/embeddings", "GET /api/tags",
         "POST /api/show", "GET /api/ps", "GET /api/version", "POST /api/create", "POST /api/blobs/{digest}",
+        "POST /api/push",
         "GET /v1/lora-adapters", "POST /v1/lora-adapters", "POST /v1/slots/{slot}", "GET /api/v0/{path}",
         "POST /api/v0/{path}", "POST /v1/audio/{path}", "POST /v1/images/{path}",
     ),

@@ -196,11 +196,18 @@ def _passed_on(error: UpstreamRefused) -> HttpError:
     )
 
 
+OLLAMAS = (
+    "no such endpoint; there are /api/chat, /api/generate, /api/embed, /api/tags, /api/show, /api/ps, /api/version, "
+    "/api/pull, /api/copy, /api/delete; /docs has them all"
+)
+
+
 def error_response(error: HttpError, request: web.BaseRequest, cause: SwarmError | None = None) -> web.Response:
     """`error` in the shape of the API that `request` speaks: OpenAI's, Anthropic's or Ollama's."""
     body, headers = error.body(), error.headers()
     if is_ollama(request):
-        body = {"error": error.message} if cause is None else ollama_error_object(cause)
+        message = OLLAMAS if error.status == 404 and cause is None else error.message
+        body = {"error": message} if cause is None else ollama_error_object(cause)
     elif is_anthropic(request):
         body = anthropic_error_object(error.status, error.message, error.extra)
         headers[ANTHROPIC_REQUEST_ID_HEADER] = current_request_id.get()

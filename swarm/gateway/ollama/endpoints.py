@@ -36,6 +36,7 @@ from swarm.gateway.ollama.bodies import (
 from swarm.gateway.ollama.form import AnswerClock, OllamaForm
 from swarm.gateway.ollama.keep_alive import KeepAlive, keep_alive_object
 from swarm.gateway.ollama.listing import running, shown, tag
+from swarm.gateway.ollama.modelfiles import NO_BLOBS, NO_PUSH, OllamaCreateBody, why_not_made
 from swarm.gateway.openai.bodies import EmbeddingBody
 from swarm.gateway.openai.endpoints import check_dimensions
 from swarm.gateway.openai.listing import model_list, model_named
@@ -51,10 +52,6 @@ LATEST: Final = ":latest"
 # Clients look whether a server is new enough for what they send. This is the API that is kept to; what serves it is
 # told beside it.
 API_VERSION: Final = "0.12.6"
-NO_MODELFILES: Final = (
-    "models are not made here: bring one to the node by `swarm models pull NAME` (POST /api/pull), put a GGUF file "
-    "into its models folder, or set its sampling and aliases in the node's configuration"
-)
 
 
 async def answering(request: web.Request, name: str, options: VoteOptions | None = None) -> str:
@@ -248,9 +245,19 @@ async def version(_: web.Request) -> web.Response:
     return json_response(answer)
 
 
-async def no_modelfiles(_: web.Request) -> web.Response:
+async def create(request: web.Request) -> web.Response:
+    """Always a 400, which says where a node has what is asked for."""
+    raise BadRequest(why_not_made(await read_body(request, OllamaCreateBody)))
+
+
+async def no_blobs(_: web.Request) -> web.Response:
     """Always a 400."""
-    raise BadRequest(NO_MODELFILES)
+    raise BadRequest(NO_BLOBS)
+
+
+async def no_push(_: web.Request) -> web.Response:
+    """Always a 400."""
+    raise BadRequest(NO_PUSH)
 
 
 def routes() -> list[web.RouteDef]:
@@ -264,6 +271,7 @@ def routes() -> list[web.RouteDef]:
         web.post("/api/show", show),
         web.get("/api/ps", processes),
         web.get("/api/version", version),
-        web.post("/api/create", no_modelfiles),
-        web.post("/api/blobs/{digest}", no_modelfiles),
+        web.post("/api/create", create),
+        web.post("/api/blobs/{digest}", no_blobs),
+        web.post("/api/push", no_push),
     ]
