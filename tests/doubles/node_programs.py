@@ -30,9 +30,9 @@ from tests.doubles.played_node import (
     PlayedNode,
 )
 
-NODE_MAJOR = 22  # what most packages want in 2026; Debian 12 has 18
+NODE = (22, 0)  # what most packages want in 2026; Debian 12 has 18
 RUNTIME = Path(__file__).resolve().parents[1] / "clients" / "node_runtime"
-SUPPORT = RUNTIME / "scenario_support.mjs"
+REQUESTS = RUNTIME / "requests.mjs"
 SAYS_S = 120.0  # a few seconds on an idle machine
 ENDS_S = 20.0
 TASKS = {
@@ -45,15 +45,16 @@ TASKS = {
 }
 
 
-def node_program(major: int = NODE_MAJOR) -> str:
+def node_program(at_least: tuple[int, int] = NODE) -> str:
     """A Node of that version or a newer one: this machine's, else npm's. Skips where there is neither."""
     if (own := shutil.which("node")) is not None:
         told = subprocess.run([own, "--version"], capture_output=True, text=True, check=True).stdout
-        if (version := re.match(r"v(\d+)\.", told)) is not None and int(version[1]) >= major:
+        version = re.match(r"v(\d+)\.(\d+)\.", told)
+        if version is not None and (int(version[1]), int(version[2])) >= at_least:
             return own
     found = sorted(npm_packages(RUNTIME / "package.json").glob("node-*/bin/node"))
     if not found:
-        pytest.skip(f"needs Node {major}, which npm does not have for this kind of machine")
+        pytest.skip(f"needs Node {at_least[0]}.{at_least[1]}, which npm does not have for this kind of machine")
     return str(found[0])
 
 
@@ -72,7 +73,7 @@ def node_scenario(
     It runs in `place`, an empty folder, with its neighbours, the packages of `manifest`, and is told where `node` is.
     """
     (place / "node_modules").symlink_to(npm_packages(manifest))
-    for file in (*script.parent.glob("*.mjs"), SUPPORT):
+    for file in (*script.parent.glob("*.mjs"), *RUNTIME.glob("*.mjs")):
         shutil.copy(file, place)
     told = {"url": node.url, "key": KEY, "model": MODEL, "unknown": UNKNOWN_MODEL, "endless": ENDLESS, "tasks": TASKS}
     command = [node_program(), script.name, json.dumps(told)]

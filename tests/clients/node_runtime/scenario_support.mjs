@@ -1,16 +1,9 @@
-// What the scenarios of clients share. Import it first: it counts every request of the process from then on, through
-// fetch and through node:http, whatever the client wraps them in.
+// What the scenarios of clients share. Import it first: it counts every request of the process from then on.
 // Usage: node SCENARIO.mjs '{"url": ..., "key": ..., "model": ..., "unknown": ..., "endless": ..., "tasks": {...}}'
 
-import { subscribe } from "node:diagnostics_channel";
+import { requests } from "./requests.mjs";
 
 console.info = console.warn = console.error; // stdout is for what the scenario tells
-
-const requests = [];
-subscribe("undici:request:create", ({ request }) => requests.push(new URL(request.path, request.origin).href));
-subscribe("http.client.request.start", ({ request }) => {
-  requests.push(new URL(request.path, `${request.protocol}//${request.getHeader("host")}`).href);
-});
 
 // `endless`: what the model says to tasks.endless before it says nothing more.
 export const { url, key, model, unknown, endless, tasks } = JSON.parse(process.argv[2]);
