@@ -1,4 +1,4 @@
-"""Frameworks of Python, in an environment of their own, at a node: each by a scenario of the folder python_sdks.
+"""Frameworks of Python, in environments of their own, at a node: each by a scenario of python_sdks/ or strands/.
 
 Every scenario tells the same things by the same names, so that one set of tests asks them all.
 """
@@ -31,7 +31,7 @@ from tests.doubles.played_node import (
 from tests.doubles.python_packages import python_of
 from tests.doubles.scenario_process import python_scenario
 
-FOLDER = Path(__file__).parent / "python_sdks"
+CLIENTS = Path(__file__).parent
 OBSERVATION = "Observation:"  # how smolagents hands on what a tool said, in a user's turn
 NEXT_TASK = "New task:"
 CITY = {"city": "Paris", "degrees": 21}
@@ -46,6 +46,7 @@ class Way:
     prefix: str
     error: str = "NotFoundError"  # of an unknown model
     lacks: tuple[str, ...] = ()
+    folder: str = "python_sdks"  # where the scenario lies, with the requirements of its environment
 
     def __str__(self) -> str:
         return f"{self.scenario}-{self.prefix}"
@@ -75,9 +76,14 @@ WAYS = (
     Way("agno", "with_agno", "chat", error="RunStatus.error", lacks=AGENTS),
     Way("agno", "with_agno", "responses", error="RunStatus.error", lacks=AGENTS),
     Way("agno", "with_agno", "messages", error="RunStatus.error", lacks=AGENTS),
-    # Over Ollama's API it asks once, whatever comes back.
+    # Over Ollama's API this one and the next ask once, whatever comes back.
     Way("agno-ollama", "with_agno", "ollama", error="RunStatus.error", lacks=(*AGENTS, "busy")),
+    Way("strands", "with_strands", "chat", lacks=AGENTS, folder="strands"),
+    Way("strands", "with_strands", "responses", lacks=AGENTS, folder="strands"),
+    Way("strands", "with_strands", "messages", lacks=AGENTS, folder="strands"),
+    Way("strands-ollama", "with_strands", "ollama", "ResponseError", (*AGENTS, "busy"), "strands"),
 )
+FOLDERS = {way.scenario: way.folder for way in WAYS}
 # What each scenario needs so that it asks nobody but the node.
 QUIET = {
     "openai_agents": {"OPENAI_AGENTS_DISABLE_TRACING": "1"},
@@ -124,12 +130,12 @@ def played() -> Iterator[PlayedNode]:
 @pytest.fixture(scope="module")
 def run(played: PlayedNode, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     """What a scenario told; each runs once."""
-    python = python_of(FOLDER / "requirements.txt")
 
     @cache
     def told(scenario: str) -> Any:
-        home = tmp_path_factory.mktemp(scenario)
-        return python_scenario(python, FOLDER / f"{scenario}.py", played, home, QUIET.get(scenario))
+        home, folder = tmp_path_factory.mktemp(scenario), CLIENTS / FOLDERS[scenario]
+        python = python_of(folder / "requirements.txt")
+        return python_scenario(python, folder / f"{scenario}.py", played, home, QUIET.get(scenario))
 
     return told
 
@@ -152,7 +158,7 @@ def every_way(proves: str, cell: str) -> Any:
     return pytest.mark.parametrize(("way", "cell"), cases)
 
 
-@pytest.mark.parametrize("scenario", sorted({way.scenario for way in WAYS}))
+@pytest.mark.parametrize("scenario", FOLDERS)
 def test_nobody_but_the_node_is_asked(run: Callable[[str], Any], scenario: str) -> None:
     assert run(scenario)["strangers"] == []
 

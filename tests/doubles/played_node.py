@@ -140,8 +140,8 @@ class PlayedNode:
         return sum(int(float(count)) for count in counts)
 
     def until_busy(self, slots: int = 1) -> None:
-        """Return when so many answers are being made."""
-        self.run(eventually(lambda: self._busy() == slots))
+        """Return when so many answers are being made, or more: of what is voted on there are several."""
+        self.run(eventually(lambda: self._busy() >= slots))
 
     def until_idle(self) -> None:
         """Return when every slot is free: those of a client that left, too."""
