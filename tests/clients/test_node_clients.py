@@ -7,6 +7,7 @@ A client is a scenario, `tests/clients/SCRIPT`, which runs once and tells what i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +16,19 @@ from typing import Any
 import pytest
 
 from swarm.commands.client_settings import client_entries
+from swarm.generation import GenerationRequest
 from tests.doubles.node_programs import node_scenario
-from tests.doubles.played_node import ENDLESS, MODEL, TEXT, THOUGHT, TOOL_ANSWER, UNKNOWN_MODEL, PlayedNode, played_node
+from tests.doubles.played_node import (
+    ENDLESS,
+    MODEL,
+    OBJECT_TASK,
+    TEXT,
+    THOUGHT,
+    TOOL_ANSWER,
+    UNKNOWN_MODEL,
+    PlayedNode,
+    played_node,
+)
 
 HERE = Path(__file__).parent
 PARIS = {"city": "Paris", "degrees": 21}
@@ -73,6 +85,7 @@ CLIENTS = (
         "langchain-js-ollama", "node_sdks/langchain_ollama.mjs", ("ollama",), "ResponseError",
         more={"vectors": [VECTOR, VECTOR]},
     ),
+    NodeClient("mastra", "node_frameworks/mastra.mjs", ("chat",), "APICallError", folder="node_frameworks"),
     NodeClient("openai-agents-js", "node_sdks/agents.mjs", ("chat", "responses"), "NotFoundError"),
 )  # fmt: skip
 
@@ -92,8 +105,9 @@ def client(request: pytest.FixtureRequest) -> NodeClient:
 def told(client: NodeClient, node: PlayedNode, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """What the client's scenario saw. It lives until the last of its tests has ended."""
     place, manifest = tmp_path_factory.mktemp(client.id), HERE / client.folder / "package.json"
+    before = len(node.asked)
     with node_scenario(manifest, HERE / client.script, node, place, client.variables) as said:
-        yield said
+        yield {**said, "asked": node.asked[before:]}
 
 
 def every_client(*cells: str) -> Any:
@@ -120,6 +134,12 @@ def each_has(apis: Mapping[str, Any], value: object, *keys: str) -> None:
     assert seen == dict.fromkeys(seen, value)
 
 
+def with_schema(request: GenerationRequest) -> bool:
+    """Whether the answer has to follow a schema: of the answer itself, or of a call's arguments."""
+    form = request.response_format
+    return bool(request.tools) or (form is not None and form.type == "json_schema")
+
+
 @every_client("text")
 def test_a_question_is_answered(apis: dict[str, Any]) -> None:
     each_has(apis, TEXT, "text")
@@ -139,8 +159,11 @@ def test_a_tool_runs_once_and_its_result_is_told(told: Any, apis: dict[str, Any]
 
 
 @every_client("structured")
-def test_an_answer_is_the_object_that_was_asked_for(apis: dict[str, Any]) -> None:
+def test_an_answer_is_the_object_that_was_asked_for(told: Any, apis: dict[str, Any]) -> None:
     each_has(apis, PARIS, "object", "streamedObject")
+    asked = [each for each in told["asked"] if OBJECT_TASK in json.dumps(each.messages)]
+    assert asked
+    assert all(with_schema(each) for each in asked), "a node can hold a model to a schema that it is told only"
 
 
 @every_client("errors")
