@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -89,6 +90,13 @@ async def test_models_are_listed_shown_and_running(asked: Ollama) -> None:
     assert shown.modelinfo is not None
     assert shown.modelinfo["general.architecture"] == "unknown", "nobody gave this node the model's file"
     assert shown.modelinfo["unknown.context_length"] == 1024
+
+
+async def test_each_model_has_a_digest_of_its_own(asked: Ollama) -> None:
+    """`llm-ollama` takes models of one digest for one, under its longest name, and keeps what it can by the digest."""
+    digests = [model.digest for model in (await asked.list()).models]
+    assert len(set(digests)) == 2
+    assert all(re.fullmatch("[0-9a-f]{64}", digest or "") for digest in digests)
 
 
 @pytest.mark.parametrize("name", ["demo", "demo:latest", "swarm", "swarm:latest", "DEMO"])

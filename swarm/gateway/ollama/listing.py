@@ -5,6 +5,8 @@ Nothing is loaded to be described: what a model on this node's disk is, its file
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
@@ -62,14 +64,23 @@ def quantization_text(quant: str | None) -> str:
     return "" if quant is None else quant if quant.endswith("bit") else quant.upper()
 
 
+def digest_of(model: ModelOnNodes) -> str:
+    """The SHA-256 of its file; where that is not known, and of all models, one of its name and of what it can do.
+
+    Clients take models of one digest for one model under several names, and keep what they know of a digest.
+    """
+    known = next((replica.sha256 for replica in model.replicas if replica.sha256), None)
+    if known is not None and model.name != SWARM_ALIAS:
+        return known
+    return hashlib.sha256(json.dumps([model.name, capabilities(model)]).encode()).hexdigest()
+
+
 def _entry(model: ModelOnNodes) -> JsonObject:
-    digest = next((replica.sha256 for replica in model.replicas if replica.sha256), None)
-    is_all = model.name == SWARM_ALIAS
     return {
         "name": model.name,
         "model": model.name,
         "size": model.size_bytes or 0,
-        "digest": "" if is_all else digest or "",
+        "digest": digest_of(model),
         "details": details_of(model),
     }
 
