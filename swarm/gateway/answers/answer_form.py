@@ -182,10 +182,13 @@ class Pacing:
     """Seconds between heartbeats to clients and to peers, and how long one piece may wait for a slow reader.
 
     `patience_s`: for how long a client takes heartbeats alone for a sign of life; then events come, where an API can.
+    `whole_patience_s`: for how long an answer in one piece may be silent. Then white space comes before it, and its
+    status is told: should it fail after all, it is cut off.
     """
 
     client_beat_s: float = 10.0  # proxies and SDKs give up on connections that are silent for 15-60 s
     patience_s: float = 60.0  # Claude Code and Codex give up on streams without an event for 300 s
+    whole_patience_s: float = 240.0  # Node's fetch gives up on a response without a status after 300 s
     peer_beat_s: float = 1.0  # a peer takes 5 s of silence for a frozen node
     stalled_s: float = 30.0  # a reader this slow holds workers that others wait for
     told_s: float = 1.0  # between two comments on how far a load is
@@ -196,12 +199,16 @@ PACING = web.AppKey("pacing", Pacing)
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How one kind of stream says what: its headers, a heartbeat, a failure, and a comment, where it can have one."""
+    """How one kind of stream says what: its headers, a heartbeat, a failure, and a comment, where it can have one.
+
+    `cuts`: no reader could tell a failure from an answer, so that it is sent without the end of a response.
+    """
 
     headers: Mapping[str, str]
     heartbeat: bytes
     failure: Callable[[SwarmError], bytes]
     comment: Callable[[str], bytes] | None = None
+    cuts: bool = False
 
 
 def sse_comment(words: str) -> bytes:
@@ -215,20 +222,33 @@ SSE = Dialect(
     lambda error: b"data: " + error_line(error) + b"\n\n",
     sse_comment,
 )
+# An answer in one piece that is long in coming: JSON may begin with white space.
+WHOLE = Dialect(
+    {"Content-Type": "application/json; charset=utf-8"}, b" ", lambda error: error_line(error) + b"\n", cuts=True
+)
 NDJSON = Dialect({"Content-Type": "application/x-ndjson"}, b"\n", lambda error: error_line(error) + b"\n")
 
 
 class OpenStream:
-    """Writes to one client. `on_silence` may be set to what writes in a heartbeat's place after a longer silence."""
+    """Writes to one client. `on_silence` may be set to what writes in a heartbeat's place after a longer silence.
+
+    No heartbeat opens the response before a silence of `opens_after_s`.
+    """
 
     on_silence: Callable[[], Awaitable[None]] | None = None
 
     def __init__(
-        self, request: web.Request, dialect: Dialect, headers: Mapping[str, str], patience_s: float = math.inf
+        self,
+        request: web.Request,
+        dialect: Dialect,
+        headers: Mapping[str, str],
+        patience_s: float = math.inf,
+        opens_after_s: float = 0.0,
     ) -> None:
         self._request = request
         self._dialect = dialect
         self._patience_s = patience_s
+        self._opens_after_s = opens_after_s
         self.response = web.StreamResponse(headers={**dialect.headers, **headers})
         self._starting = asyncio.Lock()
         self._ready = False
@@ -262,6 +282,17 @@ class OpenStream:
         self._waiting = False
         self._request[ENDING] = str(self.response.status)  # a client that closes now has all of it
 
+    async def cut_short(self, data: bytes) -> None:
+        """Send `data`, and close the connection without the end of the answer."""
+        await self.write(data)
+        if self._request.transport is not None:
+            self._request.transport.close()
+
+    async def has_begun(self) -> bool:
+        """As `begun`, also where the status is just being sent."""
+        async with self._starting:
+            return self.begun
+
     async def _begin(self) -> None:
         async with self._starting:
             if not self._ready:
@@ -270,6 +301,8 @@ class OpenStream:
 
     async def beat(self, silent_s: float = 0.0) -> None:
         """Say that the work goes on, when nothing but heartbeats has been written for `silent_s`."""
+        if not self.begun and silent_s < self._opens_after_s:
+            return
         if self.on_silence is None or silent_s < self._patience_s:
             await self.write(self._dialect.heartbeat)
         else:
@@ -324,9 +357,10 @@ async def open_stream(
     beat_s: float,
     stalled_s: float,
     patience_s: float = math.inf,
+    opens_after_s: float = 0.0,
 ) -> AsyncGenerator[OpenStream]:
     """A stream that ends with the block, however that ends; failures before its first byte are raised."""
-    stream = OpenStream(request, dialect, headers, patience_s)
+    stream = OpenStream(request, dialect, headers, patience_s, opens_after_s)
     watch = asyncio.create_task(stream.watch(beat_s, stalled_s), name="stream watch")
     try:
         async with work_of(request).within():
@@ -355,8 +389,27 @@ async def _break_off(request: web.Request, stream: OpenStream, dialect: Dialect,
         log.error("stream broken off", exc_info=error)
         reported = EngineFailed(INTERNAL_ERROR)
     try:
-        await stream.end(dialect.failure(reported))
+        failure = dialect.failure(reported)
+        await (stream.cut_short(failure) if dialect.cuts else stream.end(failure))
     except ConnectionResetError:
         request[ENDING] = CLIENT_LEFT
     else:
         request[ENDING] = BROKEN_OFF
+
+
+async def in_one_piece(
+    request: web.Request, headers: Mapping[str, str], pacing: Pacing, answer: Awaitable[web.Response]
+) -> web.StreamResponse:
+    """The response that `answer` gives; where it is long in coming, with white space before its body.
+
+    Then `headers` are what it has, its status is 200, and a failure cuts it off.
+    """
+    waiting = open_stream(
+        request, WHOLE, headers, pacing.client_beat_s, pacing.stalled_s, opens_after_s=pacing.whole_patience_s
+    )
+    async with waiting as out:
+        response = await answer
+        if not await out.has_begun():
+            return response
+        await out.end((response.text or "").encode())
+    return out.response

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -26,6 +26,7 @@ from swarm.gateway.answers.answer_form import (
     AnswerWriter,
     OpenStream,
     Pacing,
+    in_one_piece,
     message_object,
     open_stream,
     show_standing,
@@ -98,7 +99,13 @@ class AnswerService:
         await refuse_impossible(context.asked.request, context.plan.engines, http.get(BODY_BYTES, 0))
         if asked.stream:
             return await streamed_answer(http, context, self._pacing)
-        return await whole_answer(context)
+        return await self.in_one_piece(http, context, whole_answer(context))
+
+    async def in_one_piece(
+        self, http: web.Request, context: RequestContext, answer: Awaitable[web.Response]
+    ) -> web.StreamResponse:
+        """The response that `answer` gives to the request of `context`, however long it takes."""
+        return await in_one_piece(http, context.headers(), self._pacing, answer)
 
     async def planned(self, http: web.Request, asked: AnswerRequest) -> RequestContext:
         """The work on `asked`, not begun. Raises what no plan can be made for."""

@@ -6,6 +6,7 @@ Any of them may be answered by a peer. `/infill` is editors' completion at the c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 from aiohttp import web
@@ -14,7 +15,7 @@ from swarm import program_version
 from swarm.engines.engine import Capabilities
 from swarm.errors import BadRequest
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
-from swarm.gateway.answers.request_context import AnswerRequest
+from swarm.gateway.answers.request_context import AnswerRequest, RequestContext
 from swarm.gateway.http.bodies import compact, json_response, read_body
 from swarm.gateway.llama.plain_form import PlainCompletionBody, PlainForm
 from swarm.gateway.observing.usage import spend
@@ -139,10 +140,14 @@ async def completion(request: web.Request) -> web.StreamResponse:
         if len(asked) == 1:
             return await service.answer(request, asked[0])
         contexts = [await service.planned(request, each) for each in asked]
-        answers = [{**answer, "index": index} for index, (answer, _) in enumerate(await whole_bodies(contexts))]
-        return web.Response(text=compact(answers), content_type="application/json", headers=contexts[0].headers())
+        return await service.in_one_piece(request, contexts[0], _completions(contexts))
     except BadRequest as error:
         raise error.renamed({"max_tokens": "n_predict", "top_logprobs": "n_probs", "logprobs": "n_probs"}) from error
+
+
+async def _completions(contexts: Sequence[RequestContext]) -> web.Response:
+    answers = [{**answer, "index": index} for index, (answer, _) in enumerate(await whole_bodies(contexts))]
+    return web.Response(text=compact(answers), content_type="application/json", headers=contexts[0].headers())
 
 
 async def input_tokens(request: web.Request) -> web.Response:

@@ -137,7 +137,8 @@ async def completions(request: web.Request) -> web.StreamResponse:
         asked.append(AnswerRequest(generation, options, body.choices, bool(body.stream), form))
     if len(asked) == 1:
         return await service.answer(request, asked[0])
-    return await answer_several([await service.planned(request, each) for each in asked])
+    contexts = [await service.planned(request, each) for each in asked]
+    return await service.in_one_piece(request, contexts[0], answer_several(contexts))
 
 
 async def echoed(request: web.Request, body: CompletionBody) -> str:
