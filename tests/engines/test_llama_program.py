@@ -140,6 +140,14 @@ def test_a_new_program_is_told_all_that_its_help_lists() -> None:
     assert "--embeddings" not in command(program(), SPEC, BATCHING, 0, embeds=False)
 
 
+def test_further_slots_are_for_programs_that_share_the_cells_of_all() -> None:
+    keeps = Batching(None, 512, slots=8)
+    shares = HELP + "--kv-unified-per-slot N   most tokens of a slot\n"
+    assert {("--parallel", "8"), ("--ctx-size", "4096")} <= pairs(command(program(shares), SPEC, keeps, 0))
+    for help_text in (HELP, OLD_HELP):
+        assert ("--parallel", "4") in pairs(command(program(help_text), SPEC, keeps, 0))
+
+
 def test_an_old_program_is_told_nothing_that_it_does_not_know() -> None:
     words = command(program(OLD_HELP), SPEC, BATCHING, 4711)
     assert {word for word in words if word.startswith("--")} <= options_in(OLD_HELP)
@@ -189,7 +197,7 @@ def test_an_order_comes_back_whole() -> None:
     spec = replace(SPEC, saves=Path("/kv"), projector=Path("/p"), draft=Path("/d"), gpu_layers=3, ngram=True)
 
     spec = replace(spec, build=EngineBuild("llama-server", "b1", build.devices, True, PROGRAM, Path("/libs"), "here"))
-    assert order_from_json(order_to_json(spec, Batching(Pooling.RANK, 7))) == (spec, Batching(Pooling.RANK, 7))
+    assert order_from_json(order_to_json(spec, Batching(Pooling.RANK, 7, 9))) == (spec, Batching(Pooling.RANK, 7, 9))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.random_model import Shape, write_model
 from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.llama_cpp.prefill import SlicedPrefill, is_long, slice_tokens
+from swarm.engines.llama_cpp.prefill import Slice, SlicedPrefill, is_long, slice_tokens
 from swarm.engines.llama_cpp.prompt_slots import PromptSlots, common_prefix
 from swarm.engines.llama_cpp.saved_prompts import SavedPrompts, forget
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
@@ -54,6 +54,16 @@ def chat(words: int = WORDS, first: str = "word", **fields: object) -> Generatio
 )
 def test_a_slice_is_as_much_as_takes_half_a_second(left: int, tokens_per_s: float | None, size: int) -> None:
     assert slice_tokens(left, tokens_per_s) == size
+
+
+def test_slices_grow_with_what_is_known_of_the_depth_of_a_prompt() -> None:
+    """Half a second at the speed of the first tokens is many at that of the last."""
+    sizes = [slice_tokens(10_000, 1e9, before=before) for before in (0, 256, 512, 6000)]
+    assert sizes == [128, 512, 1024, 8192]
+    assert Slice(0, 500, seconds=2.0).slower(10_000.0) == 250.0
+    assert Slice(0, 500, seconds=0.01).slower(1000.0) == 1000.0
+    assert Slice(500, 1, seconds=0.5).slower(1000.0) == 1000.0, "one token says nothing of many"
+    assert Slice(0, 500, seconds=1.0).slower(None) is None
 
 
 @pytest.mark.parametrize(

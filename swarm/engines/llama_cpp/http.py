@@ -307,7 +307,9 @@ class LlamaHttp:
                                     unfinished -= 1
                                     # Of an answer with thoughts a template leaves most out.
                                     stays = event.choice == 0 and not thought
-                                    reading.finished(event.choice, event.usage.completion_tokens if stays else 0)
+                                    written = event.usage.completion_tokens
+                                    filled = event.usage.prompt_tokens + written
+                                    reading.finished(event.choice, written if stays else 0, filled)
                                 else:
                                     thought = thought or bool(event.reasoning)
                                 yield event
@@ -317,6 +319,7 @@ class LlamaHttp:
                 raise EngineFailed("the engine ended the stream before the answer was complete")
 
     async def embed(self, texts: Sequence[Prompt]) -> Embeddings:
+        self.prefill.slots.doubted = True  # llama.cpp reads a text in the slot that was used the longest time ago
         body = await self.ask("/v1/embeddings", {"input": list(texts), "encoding_format": "float"})
         rows = sorted(body["data"], key=lambda row: row["index"])
         return Embeddings(tuple(tuple(row["embedding"]) for row in rows), int(body["usage"]["prompt_tokens"]))

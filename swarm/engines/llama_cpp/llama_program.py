@@ -164,7 +164,9 @@ def command(program: LlamaProgram, spec: EngineSpec, batching: Batching, port: i
     """
     has, sized = program.has, spec.context_tokens * spec.slots
     words: list[str] = ["--model", str(spec.path), "--host", "127.0.0.1", "--port", str(port)]
-    words += ["--ctx-size", str(sized), "--parallel", str(spec.slots), "--threads", str(spec.threads)]
+    shares_cells = has("--kv-unified") and has("--kv-unified-per-slot")
+    slots = batching.slots if shares_cells and batching.slots else spec.slots
+    words += ["--ctx-size", str(sized), "--parallel", str(slots), "--threads", str(spec.threads)]
     words += ["--ubatch-size", str(batching.step_tokens), "--metrics", "--jinja"]
     wanted: list[tuple[Sequence[str], object]] = [
         (("--alias",), spec.model_id),

@@ -34,6 +34,7 @@ from swarm.engines.llama_cpp.prompt_copies import Ask, PromptCopies
 from swarm.engines.llama_cpp.prompt_slots import (
     DISK_SHARE,
     FEW_TOKENS,
+    SHORT_TOKENS,
     PromptSlot,
     PromptSlots,
     SlotChoice,
@@ -47,7 +48,7 @@ from swarm.registry.model_memory import size_text
 
 log = logging.getLogger(__name__)
 
-LONG_TOKENS = 512  # a shorter prompt is one step of llama.cpp anyway
+LONG_TOKENS = SHORT_TOKENS  # a shorter prompt is one step of llama.cpp anyway
 CHARS_PER_TOKEN = 4  # of prose; only to guess whether a prompt is worth counting
 SLICE_S = 0.5  # between two looks at whether the client is still there: rule 10 asks for one second
 FIRST_SLICE_TOKENS = 256  # while no speed is measured
@@ -79,20 +80,35 @@ def is_long(request: GenerationRequest) -> bool:
     return any((chars := chars + len(text)) > limit for text in texts)
 
 
-def slice_tokens(left: int, tokens_per_s: float | None, most: int = MAX_SLICE_TOKENS) -> int:
-    """How many of the `left` tokens the next slice takes; 0 where the rest may go with the request itself."""
+def slice_tokens(
+    left: int, tokens_per_s: float | None, most: int = MAX_SLICE_TOKENS, before: int = MAX_SLICE_TOKENS
+) -> int:
+    """How many of the `left` tokens the next slice takes; 0 where the rest may go with the request itself.
+
+    The further into a prompt, the slower it is read: so a slice has at most twice as many as the one `before` it.
+    """
     wanted = FIRST_SLICE_TOKENS if tokens_per_s is None else int(tokens_per_s * SLICE_S)
-    wanted = min(max(wanted, MIN_SLICE_TOKENS), most)
+    wanted = min(max(wanted, MIN_SLICE_TOKENS), most, 2 * max(before, MIN_SLICE_TOKENS))
     return wanted if left > wanted else 0
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """What llama.cpp says of one: tokens it had in its cache, tokens it evaluated, and the milliseconds for these."""
+    """What llama.cpp says of one: tokens it had in its cache, tokens it evaluated, and the milliseconds for these.
+
+    It took `seconds` in all.
+    """
 
     cached: int
     evaluated: int
-    took_ms: float
+    took_ms: float = 0.0
+    seconds: float = 0.0
+
+    def slower(self, tokens_per_s: float | None) -> float | None:
+        """The speed to plan the next one with: this one's, where it was below that of all prompts of late."""
+        if tokens_per_s is None or self.evaluated < MIN_SLICE_TOKENS:
+            return tokens_per_s
+        return min(tokens_per_s, self.evaluated / max(self.seconds, 1e-6))
 
 
 @dataclass(slots=True, eq=False)
@@ -112,16 +128,18 @@ class PromptReading:
     def slot(self) -> PromptSlot | None:
         return self.taken[0] if self.taken else None
 
-    def finished(self, choice: int, answered: int) -> None:
+    def finished(self, choice: int, answered: int, filled: int = 0) -> None:
         """An answer of so many tokens, as they stay in the cache, is complete: its slot is free, with the prompt in it.
 
-        The other answers of the request may take long yet, and the next wave of a vote wants that prompt.
+        The other answers of the request may take long yet, and the next wave of a vote wants that prompt. `filled` are
+        the tokens of both, also of an answer that is written otherwise when the conversation goes on.
         """
         slot = self.taken[choice] if choice < len(self.taken) else None
         if slot is None or slot in self.over:
             return
         self.over.append(slot)
         slot.answered = answered if slot.tokens else 0
+        slot.filled = filled or slot.filled
         slot.busy = False
 
     def timed(self, event: Delta | Finish) -> Delta | Finish:
@@ -239,11 +257,15 @@ class SlicedPrefill:
 
     async def _placed(self, prompt: array[int] | None, text: str, n: int) -> tuple[PromptReading, int]:
         """Where it is read, and how many of its tokens are there already, as far as is known."""
+        if prompt is not None and self.slots.doubted:
+            await self._look()
         choice = await self._choice(prompt, text)
         if choice is None:
             return PromptReading(), 0
         beside = not self.slots.is_idle
-        taken, slot = self.slots.take(choice, n - 1), choice.slot
+        for one in choice.clears:
+            await self._empty(one, beside)
+        taken, slot = self.slots.take(choice, n - 1, SHORT_TOKENS if prompt is None else len(prompt)), choice.slot
         reading = PromptReading(-1 if choice.swaps else slot.id, taken=taken)
         try:
             for one in taken:
@@ -252,6 +274,7 @@ class SlicedPrefill:
             held = choice.held
             if isinstance(choice.restore, SavedPrompt):
                 held = await self._restore(slot, choice.restore, prompt)
+                slot.filled = max(slot.filled, len(prompt or ()))
         except BaseException:
             for one in taken:
                 one.busy = False
@@ -261,6 +284,31 @@ class SlicedPrefill:
         if prompt is None:
             slot.hold(no_tokens(), time.time(), text)
         return reading, held
+
+    async def _look(self) -> None:
+        """Ask llama.cpp what its slots hold: it may have emptied some, for an answer that was long."""
+        try:
+            told = await self._ask("/slots", None)
+            held = {int(slot["id"]): int(slot["n_prompt_tokens"]) for slot in told if "n_prompt_tokens" in slot}
+            self.slots.found(held)  # one that was never used does not say
+        except EngineDied:
+            raise
+        except (SwarmError, KeyError, TypeError, ValueError) as error:
+            self.slots.doubted = False
+            log.debug("what the slots hold is not to be had: %r", error)
+
+    async def _empty(self, slot: PromptSlot, beside: bool) -> None:
+        """An idle slot gives its cells back but for one, which any prompt takes; the disk gets what it held."""
+        if slot.unsaved:
+            await self._save(slot, beside)
+        first = slot.tokens[:1].tolist() or [0]
+        slot.hold(no_tokens(), 0.0)
+        try:
+            await self._ask("/completion", {"prompt": first, "n_predict": 0, "cache_prompt": True, "id_slot": slot.id})
+        except EngineDied:
+            raise
+        except SwarmError as error:
+            log.debug("a slot was not emptied: %r", error)
 
     @staticmethod
     def _kept(choice: SlotChoice) -> int:
@@ -335,9 +383,11 @@ class SlicedPrefill:
         expected: int | None = None
         read_at = time.time()  # when it begins: what is to be forgotten meanwhile is not saved either
         ended = False
+        before = FIRST_SLICE_TOKENS
+        tokens_per_s = self._tokens_per_s
         try:
             while self._misses < MAX_MISSES and not ended:
-                size = self._next_slice(len(prompt) - done)
+                size = slice_tokens(len(prompt) - done, tokens_per_s, self.most_slice_tokens, before)
                 if not size and not to_its_end:
                     break
                 upto = done + size if size else len(prompt) - 1
@@ -351,6 +401,7 @@ class SlicedPrefill:
                 else:
                     self._misses = 0
                 done = expected = upto
+                before, tokens_per_s = made.evaluated, made.slower(self._tokens_per_s)
                 ended = not size
             done = len(prompt)  # what is left goes with the request itself
         except EngineDied:
@@ -362,9 +413,6 @@ class SlicedPrefill:
                 slot.hold(prompt[:done], read_at, saved=min(saved, done))
         return ended and reading.id_slot >= 0
 
-    def _next_slice(self, left: int) -> int:
-        return slice_tokens(left, self._tokens_per_s, self.most_slice_tokens)
-
     async def _evaluate(self, tokens: array[int], reading: PromptReading) -> Slice:
         begun = time.perf_counter()
         asked: dict[str, Any] = {"prompt": tokens.tolist(), "n_predict": 0, "cache_prompt": True}
@@ -372,9 +420,10 @@ class SlicedPrefill:
             asked["id_slot"] = reading.id_slot
         answer = await self._ask("/completion", asked)
         timings = answer["timings"]
-        made = Slice(int(timings["cache_n"]), int(timings["prompt_n"]), float(timings.get("prompt_ms", 0)))
+        took_ms, seconds = float(timings.get("prompt_ms", 0)), time.perf_counter() - begun
+        made = Slice(int(timings["cache_n"]), int(timings["prompt_n"]), took_ms, seconds)
         if made.evaluated >= MIN_SLICE_TOKENS:
-            speed = made.evaluated / max(time.perf_counter() - begun, 1e-6)
+            speed = made.evaluated / max(made.seconds, 1e-6)
             self._tokens_per_s = moving_mean(self._tokens_per_s, speed)
         if reading.id_slot < 0 and reading.slot is not None:
             self._found_in(reading, answer.get("id_slot"))
@@ -387,6 +436,7 @@ class SlicedPrefill:
             return
         if chosen is not reading.slot:
             expected, *others = reading.taken
+            chosen.filled, expected.filled = expected.filled, len(expected.tokens) + expected.answered
             if chosen in others:  # they change places
                 others[others.index(chosen)] = expected
             else:

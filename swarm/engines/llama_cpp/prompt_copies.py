@@ -34,7 +34,7 @@ MOST_FAILURES = 3  # in a row, before nothing is copied any more
 
 log = logging.getLogger(__name__)
 
-Ask = Callable[[str, Mapping[str, Any]], Awaitable[Any]]  # the parsed answer to a POST; raises SwarmError
+Ask = Callable[[str, Mapping[str, Any] | None], Awaitable[Any]]  # the parsed answer; None: a GET; raises SwarmError
 
 
 def copy_seconds(size: int, copies: int, bytes_per_s: float | None) -> float:

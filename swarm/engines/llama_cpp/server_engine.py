@@ -42,10 +42,12 @@ from swarm.engines.llama_cpp.llama_program import reason_in
 from swarm.engines.llama_cpp.plain_text import PlainText
 from swarm.engines.llama_cpp.progress import UNMEASURED, EngineHealth, EnginePace, EngineProgress, Limits, until_wedged
 from swarm.engines.llama_cpp.prompt_copies import PromptCopies, with_copies
+from swarm.engines.llama_cpp.prompt_slots import PromptSlots
 from swarm.engines.llama_cpp.saved_prompts import NoDiskRoom, SavedPrompts, key_of, make_folder
 from swarm.engines.llama_cpp.schema_refusal import refuse_impossible
 from swarm.engines.llama_cpp.server_host import (
     LOAD_LEAST_S,
+    PROMPT_CACHE_MIB,
     WAIT_POLICY,
     Batching,
     Pooling,
@@ -457,6 +459,7 @@ async def connect(
         http.plain = await asyncio.to_thread(_plain_text, spec.path, model)
         loaded, capabilities = await http.loaded()
         pace = await _measured_pace(http, batching)
+        http.prefill.slots = _prompt_slots(loaded, spec, _token_bytes(spec, model))
         http.prefill.saved = await asyncio.to_thread(_saved_prompts, name, serving.version, spec, model)
     except BaseException:
         await http.aclose()
@@ -464,7 +467,8 @@ async def connect(
         raise
     granted = min(loaded.context_tokens, spec.context_tokens)
     longest = longest_token_bytes(facts and facts.tokenizer, facts and facts.longest_token_bytes)
-    loaded = replace(loaded, context_tokens=granted, longest_token_bytes=longest)
+    slots = min(loaded.slots, spec.slots)  # the others only keep what was read
+    loaded = replace(loaded, slots=slots, context_tokens=granted, longest_token_bytes=longest)
     is_ranker = batching.pooling is Pooling.RANK
     capabilities = replace(
         capabilities,
@@ -499,6 +503,13 @@ def _token_bytes(spec: EngineSpec, model: GgufModel | None) -> int:
         return 0
     load = Load(spec.context_tokens, 1, spec.cache_type)
     return memory_needed(model.facts.shape, load).kv_bytes // spec.context_tokens
+
+
+def _prompt_slots(loaded: LoadedModel, spec: EngineSpec, token_bytes: int) -> PromptSlots:
+    """The slots of a server. Where there are more than answer at once, these have cells for them all."""
+    cells = spec.context_tokens * spec.slots if loaded.slots > spec.slots else 0
+    keeps_tokens = PROMPT_CACHE_MIB * 2**20 // token_bytes if token_bytes else None
+    return PromptSlots(loaded.slots, loaded.context_tokens, cells, keeps_tokens)
 
 
 def _saved_prompts(name: str, version: str, spec: EngineSpec, model: GgufModel | None) -> SavedPrompts | None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import math
 import os
 import secrets
 import signal
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from swarm.engines.engine import Device, EngineBuild, EngineSpec
 from swarm.errors import EngineFailed, UnknownArchitecture
+from swarm.registry.model_memory import Load, memory_needed
 
 if TYPE_CHECKING:
     from swarm.registry.gguf_header import GgufFacts
@@ -45,6 +47,10 @@ WAIT_POLICY = "passive"
 # right ones saved, and shorter ones brought 1.2 times the speed where those brought 0.97 (measured).
 NGRAM_MATCH, NGRAM_LEAST, NGRAM_MOST = 16, 8, 16
 HAS_ABSTRACT_SOCKETS = sys.platform == "linux"  # which have a name and no file: nothing is left to be removed
+# Slots beyond those that answer at once keep what was read: an agent's prompt stays beside a title or a chat that has a
+# slot of its own. They share the cells of those that answer.
+LEAST_SLOTS = 4
+MOST_SLOTS = 256  # sequences that llama.cpp can have
 LOAD_LEAST_S = 60.0  # a model of any size: the slowest machine reads and checks a small one in seconds
 LOAD_BYTES_PER_S = 10 * 2**20  # a worn disk or a busy network share; whatever is slower is taken for hung
 
@@ -59,11 +65,13 @@ class Pooling(IntEnum):
 class Batching:
     """How a model is to read texts. `pooling` is None for one that writes.
 
-    `step_tokens` of prompts are computed at once, in one micro-batch: the largest step that llama.cpp makes.
+    `step_tokens` of prompts are computed at once, in one micro-batch: the largest step that llama.cpp makes. `slots` is
+    how many it has, of which `EngineSpec.slots` answer at once; 0: no more than these.
     """
 
     pooling: Pooling | None
     step_tokens: int
+    slots: int = 0
 
     @staticmethod
     def of(spec: EngineSpec, facts: GgufFacts | None) -> Batching:
@@ -71,9 +79,33 @@ class Batching:
         number = facts.pooling_type if facts else None
         encoder = facts is not None and "bert" in facts.architecture
         at_once = min(ENCODER_TEXT_TOKENS, spec.context_tokens) if encoder else EMBEDDING_TEXT_TOKENS
+        pooling = Pooling(number) if number in tuple(Pooling) else None
+        slots = 0
+        if facts is not None and pooling is None and not encoder and may_keep(spec, facts):
+            slots = keeping_slots(spec.slots)
         # llama.cpp aborts while it loads if a micro-batch cannot be divided among the slots (seen with 3, 5, 6 and 7).
-        at_once = -(-at_once // spec.slots) * spec.slots
-        return Batching(Pooling(number) if number in tuple(Pooling) else None, at_once)
+        parts = math.lcm(spec.slots, slots or 1)
+        return Batching(pooling, -(-at_once // parts) * parts, slots)
+
+
+def keeping_slots(answering: int) -> int:
+    """How many slots a server has of which so many answer at once: a power of two, twice as many at least."""
+    wanted = max(LEAST_SLOTS, 1 << (2 * answering - 1).bit_length())
+    return wanted if wanted <= MOST_SLOTS else answering
+
+
+def may_keep(spec: EngineSpec, facts: GgufFacts) -> bool:
+    """Whether further slots keep what llama.cpp's own memory for prompts does not hold, and take no memory themselves.
+
+    A sliding window, a recurrent state and a draft model have some for each slot.
+    """
+    cache = facts.cache
+    if cache is None or spec.draft is not None or spec.ngram:
+        return False
+    if cache.state_bytes_per_slot or any(group.window_tokens is not None for group in cache.groups):
+        return False
+    load = Load(spec.context_tokens, spec.slots, spec.cache_type)
+    return memory_needed(facts.shape, load).kv_bytes > PROMPT_CACHE_MIB * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +181,9 @@ def order_from_json(line: str) -> tuple[EngineSpec, Batching]:
         build |= {name: _path(build[name]) for name in ("program", "packages")}
         wanted["build"] = EngineBuild(**build)
     pooling = batching["pooling"]
-    return EngineSpec(**wanted), Batching(None if pooling is None else Pooling(pooling), batching["step_tokens"])
+    return EngineSpec(**wanted), Batching(
+        None if pooling is None else Pooling(pooling), batching["step_tokens"], batching["slots"]
+    )
 
 
 def _path(text: str | None) -> Path | None:

@@ -99,7 +99,8 @@ def start_server(spec: EngineSpec, batching: Batching | None = None, verbosity: 
     if spec.projector is not None:
         params.mmproj.path = str(spec.projector)
     params.model_alias = {spec.model_id}
-    params.n_parallel = spec.slots
+    batching = batching or Batching.of(spec, None)
+    params.n_parallel = batching.slots or spec.slots
     params.n_ctx = spec.context_tokens * spec.slots
     params.kv_unified = True  # answers to one prompt share its cells
     params.kv_unified_per_slot = spec.context_tokens
@@ -119,7 +120,6 @@ def start_server(spec: EngineSpec, batching: Batching | None = None, verbosity: 
     elif spec.copies is not None:
         params.slot_save_path = f"{OPEN_FILES}/"
     params.embedding = True  # costs nothing while nobody embeds (measured), and one context serves both
-    batching = batching or Batching.of(spec, None)
     pooling = batching.pooling or Pooling.MEAN
     params.pooling_type = getattr(xllamacpp.llama_pooling_type, f"LLAMA_POOLING_TYPE_{pooling.name}")
     params.n_ubatch = batching.step_tokens  # a step is no larger: with `embedding` the batch is as large
