@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
-QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTION: Any = [{"role": "user", "content": "What is the capital of France?"}]
 MODEL = "swarm"
 
 
@@ -16,7 +17,7 @@ def ask(sdk: str, streams: bool, url: str) -> str:
     if sdk == "openai":
         from openai import OpenAI
 
-        chat = OpenAI(base_url=f"{url}/v1", api_key="none").chat.completions
+        chat: Any = OpenAI(base_url=f"{url}/v1", api_key="none").chat.completions
         if not streams:
             return str(chat.create(model=MODEL, messages=QUESTION).choices[0].message.content)
         chunks = chat.create(model=MODEL, messages=QUESTION, stream=True)
@@ -24,7 +25,7 @@ def ask(sdk: str, streams: bool, url: str) -> str:
     if sdk == "openai-responses":
         from openai import OpenAI
 
-        responses = OpenAI(base_url=f"{url}/v1", api_key="none").responses
+        responses: Any = OpenAI(base_url=f"{url}/v1", api_key="none").responses
         if not streams:
             return str(responses.create(model=MODEL, input=QUESTION).output_text)
         events = responses.create(model=MODEL, input=QUESTION, stream=True)
@@ -32,14 +33,14 @@ def ask(sdk: str, streams: bool, url: str) -> str:
     if sdk == "anthropic":
         from anthropic import Anthropic
 
-        messages = Anthropic(base_url=url, api_key="none").messages
+        messages: Any = Anthropic(base_url=url, api_key="none").messages
         if not streams:
             return str(messages.create(model=MODEL, messages=QUESTION, max_tokens=1024).content[0].text)
         with messages.stream(model=MODEL, messages=QUESTION, max_tokens=1024) as stream:
             return "".join(stream.text_stream)
     from ollama import Client
 
-    client = Client(host=url)
+    client: Any = Client(host=url)
     if not streams:
         return str(client.chat(MODEL, QUESTION).message.content)
     return "".join(part.message.content or "" for part in client.chat(MODEL, QUESTION, stream=True))
