@@ -60,6 +60,7 @@ class NodeClient:
 
 LACKS = {entry.id: entry.lacks for entry in client_entries()}
 LISTED = {"models": ["swarm", MODEL]}
+PATIENT = {**LISTED, "busy": ["Hello.", 2]}  # the second time it was answered
 OLLAMA = {
     **LISTED,
     "thought": [THOUGHT, TEXT],
@@ -71,9 +72,11 @@ OLLAMA = {
 CLIENTS = (
     NodeClient(
         "openai-node", "node_sdks/openai.mjs", ("chat", "responses"), "NotFoundError",
-        more={**LISTED, "vectors": [VECTOR, VECTOR]},
+        more={**PATIENT, "vectors": [VECTOR, VECTOR]},
     ),
-    NodeClient("anthropic-node", "node_sdks/anthropic.mjs", ("messages",), "NotFoundError", more=LISTED),
+    NodeClient(
+        "anthropic-node", "node_sdks/anthropic.mjs", ("messages",), "NotFoundError", more={**PATIENT, "tokens": 7}
+    ),
     NodeClient("ai-sdk-6", "ai_sdk/played.mjs", AI_SDK, "APICallError", folder="ai_sdk"),
     NodeClient("ai-sdk-7", "ai_sdk/played.mjs", AI_SDK, "APICallError", folder="ai_sdk_7"),
     NodeClient(
@@ -86,6 +89,10 @@ CLIENTS = (
         more={"vectors": [VECTOR, VECTOR]},
     ),
     NodeClient("mastra", "node_frameworks/mastra.mjs", ("chat",), "APICallError", folder="node_frameworks"),
+    NodeClient(
+        "tanstack-ai", "node_frameworks/tanstack.mjs", ("chat", "responses"), "Error", folder="node_frameworks",
+        status=None,
+    ),
     NodeClient("openai-agents-js", "node_sdks/agents.mjs", ("chat", "responses"), "NotFoundError"),
 )  # fmt: skip
 

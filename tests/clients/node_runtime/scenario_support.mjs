@@ -3,7 +3,8 @@
 
 import { requests } from "./requests.mjs";
 
-console.info = console.warn = console.error; // stdout is for what the scenario tells
+const say = console.log;
+console.log = console.info = console.warn = console.dir = console.error; // stdout is for what the scenario tells
 
 // `endless`: what the model says to tasks.endless before it says nothing more.
 export const { url, key, model, unknown, endless, tasks } = JSON.parse(process.argv[2]);
@@ -25,6 +26,13 @@ export async function failure(action) {
   }
 }
 
+// What `action` gives, and how many requests it took: a node without a free slot is asked again when it says.
+export async function counted(action) {
+  const before = requests.length;
+  const given = await action();
+  return [given, requests.length - before];
+}
+
 // Reads `stream` until the model has said all that it will ever say, then calls `leave`, and reads on to the end.
 // `words` gives the text of an event, undefined for others.
 export async function left(stream, words, leave) {
@@ -42,7 +50,7 @@ export async function left(stream, words, leave) {
 // One line on stdout, with every address that was asked; then the process lives on until its stdin ends, so that what
 // it left in mid-stream is left by the client, not by the end of its process.
 export function tell(told) {
-  console.log(JSON.stringify({ ...told, requests }));
+  say(JSON.stringify({ ...told, requests }));
   process.stdin.resume();
   process.stdin.on("end", () => process.exit(0));
 }

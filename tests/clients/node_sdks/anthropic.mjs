@@ -1,6 +1,6 @@
 // Anthropic's SDK for Node: streams, the tool runner, parsed answers, streams that are left.
 
-import { failure, key, left, model, tasks, tell, unknown, url } from "./scenario_support.mjs";
+import { counted, failure, key, left, model, tasks, tell, unknown, url } from "./scenario_support.mjs";
 import Anthropic from "@anthropic-ai/sdk";
 import { betaZodTool } from "@anthropic-ai/sdk/helpers/beta/zod";
 import { zodOutputFormat } from "@anthropic-ai/sdk/helpers/zod";
@@ -49,7 +49,7 @@ const nobody = { ...user(tasks.text), model: unknown };
 told.refusal = await failure(() => client.messages.create(nobody));
 told.streamedRefusal = await failure(() => client.messages.stream(nobody).finalText());
 
-const counted = (await client.messages.countTokens({ model, messages: user(tasks.text).messages })).input_tokens;
+const tokens = (await client.messages.countTokens({ model, messages: user(tasks.text).messages })).input_tokens;
 const models = [];
 for await (const each of client.models.list()) models.push(each.id);
 
@@ -57,4 +57,5 @@ const raw = await client.messages.create({ ...user(tasks.endless), stream: true 
 told.left = [await left(raw, words, () => raw.controller.abort())];
 const helper = client.messages.stream(user(tasks.endless));
 told.left.push(await left(helper, words, () => helper.abort()));
-tell({ apis: { messages: told }, cities, models, counted });
+const busy = await counted(async () => (await client.messages.create(user(tasks.busy))).content[0].text);
+tell({ apis: { messages: told }, cities, models, tokens, busy });

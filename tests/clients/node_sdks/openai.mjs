@@ -1,6 +1,6 @@
 // OpenAI's SDK for Node, over Chat and Responses, with its own helpers: runTools, Zod formats, streams that are left.
 
-import { failure, key, left, model, tasks, tell, unknown, url } from "./scenario_support.mjs";
+import { counted, failure, key, left, model, tasks, tell, unknown, url } from "./scenario_support.mjs";
 import OpenAI from "openai";
 import { zodFunction, zodResponseFormat, zodResponsesFunction, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
@@ -99,4 +99,6 @@ const models = [];
 for await (const each of client.models.list()) models.push(each.id);
 const { data } = await client.embeddings.create({ model, input: ["a", "b"] });
 const vectors = data.map((each) => each.embedding.length);
-tell({ apis: { chat: await chat(), responses: await responses() }, cities, models, vectors });
+const answer = () => client.chat.completions.create(user(tasks.busy));
+const busy = await counted(async () => (await answer()).choices[0].message.content);
+tell({ apis: { chat: await chat(), responses: await responses() }, cities, models, vectors, busy });
