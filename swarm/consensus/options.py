@@ -39,9 +39,11 @@ class Strategy(StrEnum):
 
 
 class StreamMode(StrEnum):
-    """What a stream shows while the vote runs: the strongest voter's answer, nothing, or only its thoughts."""
+    """What a stream shows while the vote runs: the strongest voter's answer, its words without its calls of tools (and
+    its thoughts), nothing, or only its thoughts."""
 
     LEADER = "leader"
+    WORDS = "words"
     BUFFER = "buffer"
     REASONING = "reasoning"
 

@@ -597,7 +597,7 @@ class Leader:
     @property
     def pending(self) -> bool:
         """The client has the beginning of an answer whose end is not here: the vote waits for it."""
-        return self.shown == StreamMode.LEADER and self.candidate is None
+        return self.shown in (StreamMode.LEADER, StreamMode.WORDS) and self.candidate is None
 
     def take(self, batch: Batch, event: Delta | Finish) -> Delta | Begun | None:
         """Take an event of `batch`'s first voter; what the client gets of it."""
@@ -618,6 +618,8 @@ class Leader:
         match self._live:
             case StreamMode.LEADER:
                 return event
+            case StreamMode.WORDS:
+                return replace(event, tool_calls=()) if event.text or event.reasoning else None
             case StreamMode.REASONING:
                 return Delta(event.choice, reasoning=event.reasoning) if event.reasoning else None
             case StreamMode.BUFFER:

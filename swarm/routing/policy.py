@@ -448,15 +448,16 @@ def with_a_say(replicas: Sequence[Replica], question: Question, known: Weights) 
 def stream_mode(question: Question, mode: StreamMode | None) -> StreamMode:
     """What of the leader's answer may be shown, where `mode` is asked for (None: by what is asked).
 
-    An answer that would be acted on (tools, JSON, a number that is asked for) is shown only when it is decided.
+    What would be acted on (calls of tools, JSON, a number that is asked for) is shown only when it is decided. Where tools
+    are offered that leaves the words, which a person reads.
     """
     if question.strategy in (Strategy.FIRST, Strategy.CASCADE):  # nobody leads before it is decided who answers
         return StreamMode.BUFFER
     if mode == StreamMode.BUFFER or mode == StreamMode.REASONING:
         return mode
-    if question.tools or question.wants_json or question.wants_final_answer:
+    if question.wants_json or question.wants_final_answer or (mode is None and question.strategy in COUNTING):
         return StreamMode.BUFFER
-    return StreamMode.BUFFER if mode is None and question.strategy in COUNTING else StreamMode.LEADER
+    return StreamMode.WORDS if question.tools else mode or StreamMode.LEADER
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     ({"min_agreement": 1.01}, {}, "swarm.min_agreement", "a share from 0 to 1 (got 1.01)"),
     ({"min_agreement": -0.1}, {}, "swarm.min_agreement", "a share from 0 to 1"),
     ({"min_agreement": 0.5, "strategy": "single"}, {}, "swarm.min_agreement", "compares no answers"),
-    ({"stream": "loudly"}, {"stream": True}, "swarm.stream", "'leader', 'buffer' or 'reasoning'"),
+    ({"stream": "loudly"}, {"stream": True}, "swarm.stream", "'leader', 'words', 'buffer' or 'reasoning'"),
     ({"stream": "leader"}, {}, "swarm.stream", "stream is not true"),
     ({"stream": "buffer"}, {"stream": False}, "swarm.stream", "stream is not true"),
     ({"stream": "buffer", "strategy": "single"}, {"stream": True}, "swarm.stream", "streams its one answer"),

@@ -14,7 +14,7 @@ import pytest
 from swarm.consensus.options import STREAM_MODES, StreamMode
 from swarm.errors import BadRequest, ContextExceeded, EngineFailed
 from swarm.gateway.answers.answer_form import Pacing
-from swarm.generation import Delta
+from swarm.generation import Delta, ToolCallDelta
 from swarm.routing.ballot import MIN_GRACE_S
 from tests.doubles.anthropic_events import streamed
 from tests.doubles.clients import Client, Reply, chat_body, connect
@@ -209,10 +209,9 @@ async def test_a_model_without_thoughts_is_buffered_and_said_to_be() -> None:
     "fields",
     [
         {"response_format": {"type": "json_object"}},
-        {"tools": [{"type": "function", "function": {"name": "f"}}]},
         {"messages": [{"role": "user", "content": "Reply with only a number: 4 + 4"}]},
     ],
-    ids=["json", "tools", "a number is wanted"],
+    ids=["json", "a number is wanted"],
 )
 async def test_a_leader_that_would_be_acted_on_is_buffered_and_said_to_be(fields: dict[str, Any]) -> None:
     async with House() as house:
@@ -223,6 +222,77 @@ async def test_a_leader_that_would_be_acted_on_is_buffered_and_said_to_be(fields
         assert json.loads(answer.text) == {"a": 8}
         assert answer.account["stream"] == "buffer"
         assert "leader" not in answer.account
+
+
+def to_call(city: str) -> Delta:
+    return Delta(tool_calls=(ToolCallDelta(0, f"call_{city}", "weather", json.dumps({"city": city})),))
+
+
+TOOLS: dict[str, Any] = {
+    CHAT: [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}],
+    RESPONSES: [{"type": "function", "name": "weather", "parameters": {"type": "object"}}],
+    MESSAGES: [{"name": "weather", "input_schema": {"type": "object"}}],
+}
+LOOKS: list[Step] = ["I look. "]
+OSLO, ROME = to_call("Oslo"), to_call("Rome")
+
+
+def offering(path: str, **fields: Any) -> dict[str, Any]:
+    """A request with tools whose vote everybody's answer is waited for."""
+    body = asking(path, None, tools=TOOLS[path], **fields)
+    body["swarm"]["min_votes"] = 3
+    return body
+
+
+@pytest.mark.parametrize("path", BODIES)
+async def test_words_are_live_and_the_call_behind_them_waits_for_the_vote(path: str) -> None:
+    async with House() as house:
+        gate = asyncio.Event()
+        client = await house.add("kitchen", [*LOOKS, ROME], [gate, ROME], [gate, ROME])
+        async with client.open(path, offering(path)) as response:
+            live = await until_read(response, b"I look. ")
+            assert b"Rome" not in live
+            gate.set()
+            rest = await response.content.read()
+        assert b"Rome" in rest
+        assert b'"stream":"words"' in rest
+        assert b'"confirmed":true' in rest
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize(
+    ("leads", "others", "text", "calls"),
+    [
+        ([*LOOKS, ROME], [*LOOKS, ROME], "I look. ", ["Rome"]),
+        ([*LOOKS, OSLO], [ROME], "I look. ", ["Rome"]),
+        ([*LOOKS], [ROME], "I look. ", ["Rome"]),
+        ([*LOOKS, OSLO], ["It is warm."], "I look. ", []),
+        (["It is cold."], ["It is warm."], "It is cold.", []),
+        ([OSLO], [ROME], "", ["Rome"]),
+        ([OSLO], [*LOOKS, ROME], "I look. ", ["Rome"]),
+        ([OSLO], ["It is warm."], "It is warm.", []),
+    ],
+)
+async def test_what_is_called_is_what_the_vote_came_out_for(
+    path: str, leads: list[Step], others: list[Step], text: str, calls: list[str]
+) -> None:
+    async with House() as house:
+        client = await house.add("kitchen", leads, others, others)
+        reply = await client.post(path, offering(path))
+        answer = shown(path, reply)
+        assert answer.text == text, "what was streamed is not taken back, and nobody else's words come behind it"
+        called = [city for city in ("Oslo", "Rome") if city in reply.text.partition('"winner_message"')[0]]
+        assert called == calls
+        end = {"tool_calls", "tool_use"} if calls else {"stop", "end_turn"}
+        if path != RESPONSES:
+            assert any(f'"{reason}"' in reply.text for reason in end)
+        account = answer.account
+        words_were_shown = isinstance(leads[0], str)
+        assert account["stream"] == ("words" if words_were_shown else "buffer")
+        if words_were_shown:
+            agreed = leads == others
+            assert account["confirmed"] is agreed
+            assert ("winner_message" in account) is not agreed
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,8 @@ async def test_each_kind_is_voted_on_and_streams_in_each_mode(engines: list[Engi
             (account,) = [chunk["swarm"] for chunk in reply.chunks if "swarm" in chunk]
             calls = [{"function": {"name": name, "arguments": arguments}} for name, arguments in answer.calls]
             check(kind, account, {"content": answer.text, "tool_calls": calls})
-            assert account["stream"] == ("leader" if mode == "leader" and kind in SHOWN_LIVE else "buffer")
+            live = mode in ("leader", "words") and kind in SHOWN_LIVE
+            assert account["stream"] == (mode if live else "buffer"), "a call comes without words, or is not shown"
 
 
 @pytest.mark.parametrize("mode", STREAM_MODES)

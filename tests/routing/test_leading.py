@@ -11,7 +11,7 @@ from swarm.consensus.options import Strategy, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.waves import SamplingChange
 from swarm.errors import EngineFailed, PeerFailed
-from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, Usage
+from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, ToolCallDelta, Usage
 from swarm.registry.weights_file import Measured, Weights
 from swarm.routing.ballot_box import Begun, Leader
 from swarm.routing.peer_answers import LeaderLine, LeaderStep
@@ -38,7 +38,6 @@ def question(strategy: Strategy = Strategy.AUTO, text: str = "Tell me a story", 
 
 PROSE = question()
 ACTED_ON = {
-    "tools": question(tools=[{"function": {"name": "f"}}]),
     "json": question(response_format={"type": "json_object"}),
     "a number": question(text="Reply with only a number: 4 + 4"),
 }
@@ -63,7 +62,7 @@ def test_what_is_shown_of_a_leader_in_prose(strategy: Strategy, mode: StreamMode
     assert stream_mode(question(strategy), mode) == shown
 
 
-@pytest.mark.parametrize("kind", ACTED_ON)
+@pytest.mark.parametrize("kind", ["json", "a number"])
 @pytest.mark.parametrize(
     ("mode", "shown"),
     [
@@ -77,6 +76,37 @@ def test_what_would_be_acted_on_is_shown_when_it_is_decided(
     kind: str, mode: StreamMode | None, shown: StreamMode
 ) -> None:
     assert stream_mode(ACTED_ON[kind], mode) == shown
+
+
+@pytest.mark.parametrize(
+    ("strategy", "mode", "shown"),
+    [
+        (Strategy.AUTO, None, StreamMode.WORDS),
+        (Strategy.AUTO, StreamMode.LEADER, StreamMode.WORDS),
+        (Strategy.AUTO, StreamMode.WORDS, StreamMode.WORDS),
+        (Strategy.AUTO, StreamMode.BUFFER, StreamMode.BUFFER),
+        (Strategy.AUTO, StreamMode.REASONING, StreamMode.REASONING),
+        (Strategy.MAJORITY, None, StreamMode.BUFFER),
+        (Strategy.MAJORITY, StreamMode.LEADER, StreamMode.WORDS),
+        (Strategy.CASCADE, None, StreamMode.BUFFER),
+    ],
+)
+def test_words_are_shown_where_tools_are_offered(
+    strategy: Strategy, mode: StreamMode | None, shown: StreamMode
+) -> None:
+    assert stream_mode(question(strategy, tools=[{"function": {"name": "f"}}]), mode) == shown
+
+
+def test_of_words_and_calls_the_words_are_shown() -> None:
+    call = ToolCallDelta(0, "c", "f", "{}")
+    leading = batch()
+    leader = Leader(leading, StreamMode.WORDS)
+    assert leader.take(leading, Delta(0, "I look. ", tool_calls=(call,))) == Delta(0, "I look. ")
+    assert leader.take(leading, Delta(0, tool_calls=(call,))) is None
+    assert (leader.shown, leader.pending) == (StreamMode.WORDS, True)
+    silent = Leader(leading, StreamMode.WORDS)
+    assert isinstance(silent.take(leading, Delta(0, tool_calls=(call,))), Begun)
+    assert (silent.shown, silent.pending) == (StreamMode.BUFFER, False), "the vote need not wait for it"
 
 
 def test_the_strongest_leads_by_weight_then_size_then_nearness() -> None:

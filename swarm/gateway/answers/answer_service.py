@@ -350,6 +350,17 @@ def stream_result(outcome: BallotResult) -> StreamResult:
         fields["winner"] = leader.voter
     if outcome.shown == StreamMode.REASONING:
         return StreamResult(winner, winner.model_copy(update={"reasoning": ""}), fields)
+    if leader is not None and outcome.shown == StreamMode.WORDS:
+        return _after_words(leader, winner, fields)
     if leader is None or leader.voter == winner.voter:
         return StreamResult(leader or winner, None, fields)
     return StreamResult(leader, None, {**fields, "winner_message": message_object(winner)})
+
+
+def _after_words(leader: Candidate, winner: Candidate, fields: JsonObject) -> StreamResult:
+    """The leader's words are out: the calls of tools that follow them are the winner's, as is the reason of the end."""
+    ends = {"tool_calls": winner.tool_calls, "finish_reason": winner.finish_reason}
+    calls = winner.model_copy(update={"text": "", "reasoning": "", "logprobs": None}) if winner.tool_calls else None
+    if leader.voter != winner.voter:
+        fields = {**fields, "winner_message": message_object(winner)}
+    return StreamResult(leader.model_copy(update=ends), calls, fields)

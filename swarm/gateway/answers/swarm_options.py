@@ -230,9 +230,9 @@ class SwarmOptions(KnownFields):
         strategy = info.data.get("strategy")
         if mode is not None and strategy == Strategy.SINGLE:
             raise ValueError("strategy single streams its one answer as it comes: leave stream out")
-        if mode in (StreamMode.LEADER, StreamMode.REASONING) and strategy == Strategy.FIRST:
+        if mode not in (None, StreamMode.BUFFER) and strategy == Strategy.FIRST:
             raise ValueError("strategy first has no leader before it has its answer: use buffer")
-        if mode in (StreamMode.LEADER, StreamMode.REASONING) and strategy == Strategy.CASCADE:
+        if mode not in (None, StreamMode.BUFFER) and strategy == Strategy.CASCADE:
             raise ValueError("strategy cascade has no leader before it is decided who answers: use buffer")
         return mode
 

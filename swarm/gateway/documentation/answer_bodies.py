@@ -157,7 +157,7 @@ class SwarmReport(BaseModel):
     ] = None
     judge: Annotated[str | None, Field(description="The voter that chose (strategy judge); null: none did")] = None
     stream: Annotated[
-        Literal["leader", "buffer", "reasoning"] | None,
+        Literal["leader", "words", "buffer", "reasoning"] | None,
         Field(description="Streamed votes: what was shown before the outcome was known"),
     ] = None
     leader: Annotated[
