@@ -24,8 +24,6 @@ try {
     await button.waitFor({ state: "detached" });
   }
 } catch (error) {
-  await page.screenshot({ path: "/tmp/owb/fail.png" });
-  console.log((await page.locator("#response-content-container").last().innerHTML()).slice(0, 1500));
   console.log(`${error}\nThe page says: ${await page.locator("body").innerText()}`);
   process.exitCode = 1;
 } finally {
