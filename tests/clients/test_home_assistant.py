@@ -95,7 +95,7 @@ async def test_devices_are_switched_and_both_results_find_their_calls(node: Play
     assert [(call["function"]["name"], call["function"]["arguments"]) for call in called] == [
         ("HassTurnOn", {"name": "light"}), ("HassCloseCover", {"name": "blinds"}),
     ]  # fmt: skip
-    functions = [ollama.Message.ToolCall.Function(**call["function"]) for call in called]
+    functions = [call["function"] for call in called]
     turn = ollama.Message(
         role="assistant", content="", tool_calls=[ollama.Message.ToolCall(function=each) for each in functions]
     )
@@ -119,6 +119,6 @@ async def test_a_task_is_answered_as_data(client: Any) -> None:
 
 
 async def test_it_can_tell_a_model_that_is_gone_from_a_node_that_is(client: Any) -> None:
-    with pytest.raises(ollama.ResponseError, match="not served here") as refused:
+    with pytest.raises(ollama.ResponseError, match="not found") as refused:
         await client.chat(model=UNKNOWN_MODEL, messages=ASSIST, stream=False, keep_alive="60s")
     assert refused.value.status_code == 404

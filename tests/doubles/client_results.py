@@ -59,11 +59,12 @@ def marked(item: pytest.Item) -> Iterator[tuple[str, str, str | None]]:
     """The client, cell and folder of each cell that a test proves. Fails for a client or cell that nobody knows."""
     for mark in item.iter_markers("client"):
         client, *cells = mark.args
-        assert client in known(), f"{item.nodeid}: there is no client {client!r} in clients.toml"
-        assert cells, f"{item.nodeid}: which cells of {client!r} does it prove?"
-        for cell in cells:
-            assert cell in CELLS, f"{item.nodeid}: there is no cell {cell!r}, only {', '.join(CELLS)}"
-            yield client, cell, mark.kwargs.get("folder")
+        if client not in known():
+            raise pytest.UsageError(f"{item.nodeid}: there is no client {client!r} in clients.toml")
+        if not cells or (others := set(cells) - set(CELLS)):
+            wrong = f"no cells {', '.join(sorted(others))}" if cells else "no cell"
+            raise pytest.UsageError(f"{item.nodeid}: {wrong} of {client!r}: name some of {', '.join(CELLS)}")
+        yield from ((client, cell, mark.kwargs.get("folder")) for cell in cells)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
