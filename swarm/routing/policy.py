@@ -448,8 +448,8 @@ def with_a_say(replicas: Sequence[Replica], question: Question, known: Weights) 
 def stream_mode(question: Question, mode: StreamMode | None) -> StreamMode:
     """What of the leader's answer may be shown, where `mode` is asked for (None: by what is asked).
 
-    What would be acted on (calls of tools, JSON, a number that is asked for) is shown only when it is decided. Where tools
-    are offered that leaves the words, which a person reads.
+    What would be acted on (calls of tools, JSON, a number that is asked for) is shown only when it is decided. Where
+    tools are offered that leaves the words, which a person reads.
     """
     if question.strategy in (Strategy.FIRST, Strategy.CASCADE):  # nobody leads before it is decided who answers
         return StreamMode.BUFFER

@@ -229,7 +229,9 @@ def test_an_answer_keeps_to_a_schema(web: OpenWebUI, node: PlayedNode, api: str)
 
 
 @either_api("stream", "cancel")
-def test_words_are_shown_as_they_come_and_the_stop_button_frees_the_slot(web: OpenWebUI, node: PlayedNode, api: str) -> None:
+def test_words_come_as_they_are_made_and_the_stop_button_frees_the_slot(
+    web: OpenWebUI, node: PlayedNode, api: str
+) -> None:
     web.use(api)
     assert ENDLESS in web.ask(ENDLESS_TASK, ENDLESS, stop=True)
     node.until_idle()
