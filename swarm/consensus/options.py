@@ -39,8 +39,10 @@ class Strategy(StrEnum):
 
 
 class StreamMode(StrEnum):
-    """What a stream shows while the vote runs: the strongest voter's answer, its words without its calls of tools (and
-    its thoughts), nothing, or only its thoughts."""
+    """What a stream shows while the vote runs: the strongest voter's answer, its words, nothing, or its thoughts.
+
+    WORDS are an answer without its calls of tools, which a client would act on; thoughts are among them.
+    """
 
     LEADER = "leader"
     WORDS = "words"
