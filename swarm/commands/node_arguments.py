@@ -150,11 +150,11 @@ def _add_model(group: Any) -> None:
 
 def _add_voting(group: Any) -> None:
     many = f"answers to compare, 1 to {MAX_VOTES} (default: 5 where they count)"
-    modes = " | ".join(STREAM_MODES)
+    modes = "|".join(STREAM_MODES)
     group.add_argument("--votes", type=int, metavar="N", help=many)
     strategies = f"answers chosen by {', '.join(STRATEGIES)}".replace("auto", "auto (default)")
     group.add_argument("--strategy", choices=STRATEGIES, metavar="NAME", help=strategies)
-    group.add_argument("--vote-stream", metavar="MODE", choices=STREAM_MODES, help=f"streamed votes show: {modes}")
+    group.add_argument("--vote-stream", metavar="MODE", choices=STREAM_MODES, help=f"streamed votes show {modes}")
 
 
 def _add_upstream(group: Any) -> None:
