@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 import ollama
 import pytest
+from pydantic import BaseModel
 
 from swarm.errors import EngineFailed
 from swarm.gateway.answers.answer_form import Pacing
@@ -19,11 +20,24 @@ from swarm.generation import Delta, ToolCallDelta
 from tests.doubles import images
 from tests.doubles.clients import connect
 from tests.doubles.machine import QUICK, Machine
+from tests.doubles.played_node import (
+    ENDLESS_TASK,
+    KEY,
+    MODEL,
+    OBJECT_TASK,
+    TEXT,
+    TEXT_TASK,
+    TOOL_ANSWER,
+    TOOL_TASK,
+    UNKNOWN_MODEL,
+    PlayedNode,
+    played_node,
+)
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 from tests.doubles.waiting import eventually
 
-Ollama = Any  # an `ollama.AsyncClient`, whose own types are partly unknown
+Ollama = Any  # an `ollama.AsyncClient` or `ollama.Client`, whose own types are partly unknown
 ASK = [{"role": "user", "content": "What is 2 + 3?"}]
 TELL = [{"role": "user", "content": "Tell me of Paris."}]  # which is no question for a vote
 CALLS = (
@@ -54,6 +68,7 @@ async def asked(engine: ScriptedEngine, pacing: Pacing | None = None) -> AsyncGe
             await client._client.aclose()
 
 
+@pytest.mark.client("ollama-python", "tools")
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
 async def test_tools_are_called_with_objects_and_their_results_find_their_calls(stream: bool) -> None:
     engine = ScriptedEngine(lambda request, _: ["5"] if len(request.messages or ()) > 1 else CALLS)
@@ -81,6 +96,7 @@ async def test_tools_are_called_with_objects_and_their_results_find_their_calls(
     assert [tool.function.name for tool in engine.requests[-1].tools] == ["add", "say"]
 
 
+@pytest.mark.client("ollama-python", "text", "stream")
 @pytest.mark.parametrize(("think", "wanted"), [(True, True), (False, False), ("low", True), (None, None)])
 async def test_thoughts_come_apart_from_the_answer(think: bool | str | None, wanted: bool | None) -> None:
     engine = ScriptedEngine(lambda _, __: [Delta(reasoning="Hm"), Delta(reasoning="."), "Paris."])
@@ -145,6 +161,7 @@ async def test_a_client_that_waits_gets_lines_that_it_can_read() -> None:
     assert "".join(part.message.content for part in rest) == "late"
 
 
+@pytest.mark.client("ollama-python", "errors")
 async def test_what_fails_in_mid_stream_is_raised() -> None:
     async with asked(ScriptedEngine(lambda _, __: ["half", EngineFailed("the engine broke")])) as client:
         said: list[str] = []
@@ -156,6 +173,7 @@ async def test_what_fails_in_mid_stream_is_raised() -> None:
             await read()
 
 
+@pytest.mark.client("ollama-python", "cancel")
 async def test_a_client_that_leaves_frees_its_slot() -> None:
     engine = ScriptedEngine(lambda _, __: ["first", asyncio.Event()])
     async with asked(engine) as client:
@@ -193,3 +211,90 @@ def test_durations_add_up() -> None:
 def test_a_result_of_a_call_that_nobody_made_stands_alone() -> None:
     (turn,) = engine_turns([OllamaMessage(role="tool", content="5", tool_name="add")])
     assert turn == {"role": "tool", "content": "5", "tool_call_id": "", "name": "add"}
+
+
+@pytest.fixture(scope="module")
+def played() -> Iterator[PlayedNode]:
+    with played_node() as node:
+        yield node
+
+
+@pytest.fixture
+def blocking(played: PlayedNode, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ollama]:
+    """The package without `async`, which is told of the node by its two variables and nothing else."""
+    monkeypatch.setenv("OLLAMA_HOST", played.url)
+    monkeypatch.setenv("OLLAMA_API_KEY", KEY)
+    client: Ollama = ollama.Client()
+    yield client
+    client._client.close()
+
+
+@pytest.mark.client("ollama-python", "text", "stream")
+def test_the_blocking_client_asks_and_streams(blocking: Ollama) -> None:
+    turns = [{"role": "user", "content": TEXT_TASK}]
+    assert blocking.chat(MODEL, turns).message.content == TEXT
+    pieces = [part.message.content or "" for part in blocking.chat(MODEL, turns, stream=True)]
+    assert "".join(pieces) == TEXT
+    assert len(pieces) > 3
+
+
+@pytest.mark.client("ollama-python", "tools")
+def test_a_function_is_a_tool_of_the_blocking_client(blocking: Ollama) -> None:
+    """As the package's own introduction has it: the function itself is given, and its result is a turn."""
+
+    def get_weather(city: str) -> str:
+        """Weather of a city.
+
+        Args:
+            city: its name
+        """
+        return f"sunny in {city}"
+
+    turns: list[Any] = [{"role": "user", "content": TOOL_TASK}]
+    first = blocking.chat(MODEL, turns, tools=[get_weather]).message
+    (made,) = first.tool_calls or ()
+    result = get_weather(**made.function.arguments)
+    turns += [first, {"role": "tool", "tool_name": made.function.name, "content": result}]
+    assert blocking.chat(MODEL, turns, tools=[get_weather]).message.content == f"{TOOL_ANSWER}sunny in Paris"
+
+
+class Place(BaseModel):
+    city: str
+    degrees: int
+
+
+@pytest.mark.client("ollama-python", "structured")
+def test_an_object_is_made_by_a_models_schema(blocking: Ollama, played: PlayedNode) -> None:
+    turns = [{"role": "user", "content": OBJECT_TASK}]
+    answer = blocking.chat(MODEL, turns, format=Place.model_json_schema())
+    assert Place.model_validate_json(answer.message.content or "") == Place(city="Paris", degrees=21)
+    assert played.asked[-1].response_format is not None
+
+
+@pytest.mark.client("ollama-python", "cancel")
+def test_who_leaves_without_async_frees_the_slot(blocking: Ollama, played: PlayedNode) -> None:
+    parts = blocking.generate(MODEL, ENDLESS_TASK, stream=True)
+    assert next(parts).response == "1"
+    played.until_busy()
+    parts.close()
+    played.until_idle()
+
+
+@pytest.mark.client("ollama-python", "errors")
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+def test_an_unknown_model_is_asked_for_once(blocking: Ollama, played: PlayedNode, stream: bool) -> None:
+    before = played.answered(404)
+    with pytest.raises(ollama.ResponseError, match=f"model '{UNKNOWN_MODEL}' not found") as raised:
+        list(blocking.generate(UNKNOWN_MODEL, TEXT_TASK, stream=stream))
+    assert raised.value.status_code == 404
+    assert played.answered(404) == before + 1
+
+
+@pytest.mark.client("ollama-python", "errors")
+def test_a_missing_key_is_asked_for(blocking: Ollama, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OLLAMA_API_KEY")
+    client: Ollama = ollama.Client()
+    with pytest.raises(ollama.ResponseError, match="Authorization: Bearer KEY") as raised:
+        client.list()
+    client._client.close()
+    assert raised.value.status_code == 401

@@ -32,6 +32,7 @@ async def asked(demo_node: RunningNode) -> AsyncIterator[Ollama]:
         await client._client.aclose()  # type: ignore[reportPrivateUsage]  # it has no other way
 
 
+@pytest.mark.client("ollama-python", "text", "stream")
 async def test_a_conversation_streams_what_it_says_whole(asked: Ollama) -> None:
     whole = await asked.chat("demo", HELLO, options=FEW)
     parts = [part async for part in await asked.chat("demo", HELLO, options=FEW, stream=True)]
@@ -61,6 +62,7 @@ async def test_a_prompt_is_a_turn_and_raw_is_none(asked: Ollama) -> None:
     assert (raw.prompt_eval_count or 0) < (turn.prompt_eval_count or 0)
 
 
+@pytest.mark.client("ollama-python", "structured")
 async def test_an_answer_keeps_a_schema(asked: Ollama) -> None:
     schema: dict[str, Any] = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"]}
     answer = await asked.chat("demo", HELLO, format=schema, options={"num_predict": 40})
@@ -105,6 +107,7 @@ async def test_a_name_may_end_in_latest(asked: Ollama, name: str) -> None:
     assert (answer.model, answer.done) == (name, True)
 
 
+@pytest.mark.client("ollama-python", "errors")
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_unknown_model_is_a_404_with_the_nearest_name(asked: Ollama, stream: bool) -> None:
     async def ask() -> None:
