@@ -75,7 +75,8 @@ CLIENTS = (
         more={**PATIENT, "vectors": [VECTOR, VECTOR]},
     ),
     NodeClient(
-        "anthropic-node", "node_sdks/anthropic.mjs", ("messages",), "NotFoundError", more={**PATIENT, "tokens": 7}
+        "anthropic-node", "node_sdks/anthropic.mjs", ("messages",), "NotFoundError",
+        more={**PATIENT, "tokens": 7, "threaded": [TEXT, TEXT]},
     ),
     NodeClient("ai-sdk-6", "ai_sdk/played.mjs", AI_SDK, "APICallError", folder="ai_sdk"),
     NodeClient("ai-sdk-7", "ai_sdk/played.mjs", AI_SDK, "APICallError", folder="ai_sdk_7"),

@@ -57,5 +57,8 @@ const raw = await client.messages.create({ ...user(tasks.endless), stream: true 
 told.left = [await left(raw, words, () => raw.controller.abort())];
 const helper = client.messages.stream(user(tasks.endless));
 told.left.push(await left(helper, words, () => helper.abort()));
+const thread = client.beta.messages.thread({ ...user(tasks.text), unsupportedRequestBehavior: "continue_unthreaded" });
+const turns = [await thread.send(), await thread.send({ role: "user", content: tasks.thought })];
+const threaded = turns.map((turn) => turn.content.at(-1).text);
 const busy = await counted(async () => (await client.messages.create(user(tasks.busy))).content[0].text);
-tell({ apis: { messages: told }, cities, models, tokens, busy });
+tell({ apis: { messages: told }, cities, models, tokens, threaded, busy });
