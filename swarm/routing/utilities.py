@@ -55,11 +55,15 @@ COUNTED_BYTES = (
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """What not every model can. `verb` completes "the model cannot ..."; `remedy` says which models can."""
+    """What not every model can. `verb` completes "the model cannot ..."; `remedy` says which models can.
+
+    `shown_loaded`: no file says so before its model is loaded, which then refuses by itself what it cannot.
+    """
 
     verb: str
     remedy: str
     of: Callable[[Capabilities], bool]
+    shown_loaded: bool = False
 
 
 READ = Skill("read text", "any model", lambda can: True)
@@ -69,6 +73,7 @@ INFILL = Skill(
     "fill in the middle",
     "a code model with tokens for it, such as qwen2.5-coder",
     lambda can: can.infill,
+    shown_loaded=True,
 )
 
 
@@ -116,8 +121,14 @@ class UtilityCall(Generic[A]):
 def skilled(
     model: str, replicas: Sequence[Replica], skill: Skill, everything: Sequence[Replica]
 ) -> tuple[Replica, ...]:
-    """Those of `replicas`, which serve `model`, that can. Raises BadRequest naming those of `everything` that could."""
+    """Those of `replicas`, which serve `model`, that can; where none is known to, those of which nobody knows yet.
+
+    Raises BadRequest naming those of `everything` that could.
+    """
     found = tuple(replica for replica in replicas if skill.of(replica.capabilities))
+    if not found and skill.shown_loaded and model != SWARM_ALIAS:
+        rest = (replica for replica in replicas if replica.state != "ready")
+        found = tuple(replica for replica in rest if replica.capabilities.generates)
     if not found:
         others = sorted({replica.model for replica in everything if skill.of(replica.capabilities)})
         hint = f"these can: {', '.join(others)}" if others else f"it takes {skill.remedy}"

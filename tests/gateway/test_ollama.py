@@ -53,6 +53,20 @@ async def test_a_stream_is_lines_by_default(client: Client) -> None:
     assert reply.text.endswith("\n")
 
 
+async def test_how_likely_its_tokens_were_is_told_where_it_is_asked(client: Client) -> None:
+    body = {"model": "demo", "prompt": "hello", "options": FEW, "logprobs": True, "top_logprobs": 3}
+    whole = (await client.post("/api/generate", {**body, "stream": False})).json
+    assert "".join(token["token"] for token in whole["logprobs"]) == whole["response"]
+    assert [len(token["top_logprobs"]) for token in whole["logprobs"]] == [3] * 6
+    lines = [json.loads(line) for line in (await client.post("/api/generate", body)).text.splitlines()]
+    streamed = [token for line in lines for token in line.get("logprobs", ())]
+    assert [token["token"] for token in streamed] == [token["token"] for token in whole["logprobs"]]
+    plain = (await client.post("/api/generate", {"model": "demo", "prompt": "a", "options": FEW, "stream": False})).json
+    assert "logprobs" not in plain
+    for wrong in ({"logprobs": False}, {"top_logprobs": 21}, {"suffix": "z"}):
+        assert "logprobs" in (await client.post("/api/generate", {**body, **wrong})).json["error"]
+
+
 async def test_a_prompt_is_a_turn_and_raw_is_none(asked: Ollama) -> None:
     turn = await asked.generate("demo", "The capital of", options=FEW)
     chat = await asked.chat("demo", [{"role": "user", "content": "The capital of"}], options=FEW)

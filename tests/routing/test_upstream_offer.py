@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from swarm.routing.upstream import (
     upstream_replicas,
     who_can,
 )
-from swarm.routing.utilities import EMBED, READ, UtilityCall
+from swarm.routing.utilities import EMBED, INFILL, READ, UtilityCall, skilled
 from tests.doubles.replicas import replica
 
 MOST, RANKS = Capabilities(embeddings=True, infill=True), Capabilities(rerank=True, generates=False)
@@ -209,3 +210,16 @@ def test_with_tools_a_model_that_knows_them_is_asked_first_unless_it_is_tiny(
     spec: Any = [{"type": "function", "function": {"name": "f"}}] if tools else []
     asked = GenerationRequest.model_validate({"model": "swarm", "messages": [], "tools": spec})
     assert by_preference(who_can(asked, replicas))[0].model == first
+
+
+def test_whether_a_model_that_rests_fills_in_is_found_out_by_loading_it() -> None:
+    """No file says so: who runs is known, and of the others the one that is named may."""
+    resting = replace(PLAIN, state="available")
+    assert names(who_can(asked("plain", "end"), [resting], [])) == names((resting,))
+    able = replace(PLAIN, node="attic", capabilities=MOST)
+    assert names(who_can(asked("plain", "end"), [resting, able], [])) == names((able,))
+    for unable in (replace(resting, capabilities=RANKS), PLAIN):
+        with pytest.raises(BadRequest):
+            who_can(asked("plain", "end"), [unable], [])
+    with pytest.raises(BadRequest, match="cannot fill in the middle"):
+        skilled("swarm", [resting], INFILL, [resting])

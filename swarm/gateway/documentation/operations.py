@@ -225,6 +225,10 @@ OPERATIONS: Final = (
         None, OllamaCreateBody, errors=OllamaErrorBody, example={"model": "mario", "from": "qwen3:4b"},
     ),
     Operation(
+        "get", "/api/blobs/{digest}", "Always refused: no file is there by its hash", OLLAMA, errors=OllamaErrorBody,
+        others={404: OllamaErrorBody},
+    ),
+    Operation(
         "post", "/api/blobs/{digest}", "Always refused: files are not sent to a node", OLLAMA, errors=OllamaErrorBody
     ),
     Operation("post", "/api/push", "Always refused: models are not published here", OLLAMA, errors=OllamaErrorBody),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import AfterValidator, AliasChoices, Field, JsonValue, field_validator, model_validator
 
@@ -31,6 +31,7 @@ from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,
     MAX_TOOLS,
+    MAX_TOP_LOGPROBS,
     MIN_REPEAT_PENALTY,
     SEED_MASK,
     GenerationRequest,
@@ -128,7 +129,15 @@ class OllamaAsking(OllamaKeeping):
     options: OllamaOptions | None = None
     think: Thought | None = None
     template: str | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     swarm: SwarmOptions | None = None
+
+    @model_validator(mode="after")
+    def _of_what(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
 
     @field_validator("template")
     @classmethod
@@ -163,7 +172,9 @@ class OllamaAsking(OllamaKeeping):
         """The fields of a request to `model` that have nothing to do with its prompt."""
         sampling = (self.options or OllamaOptions()).fields()
         thinking = None if self.think is None else self.think is not False
-        return {"model": model, "thinking": thinking, **sampling, **self.formed(self._response_format(), "format")}
+        likely = {"logprobs": bool(self.logprobs), "top_logprobs": self.top_logprobs or 0}
+        formed = self.formed(self._response_format(), "format")
+        return {"model": model, "thinking": thinking, **sampling, **likely, **formed}
 
     def _response_format(self) -> ResponseFormat | None:
         if isinstance(self.format, dict):
@@ -213,6 +224,8 @@ class OllamaGenerateBody(OllamaAsking):
     def _can_be_answered(self) -> OllamaGenerateBody:
         if (self.raw or self.suffix) and self.images:
             raise ValueError("images belong to a conversation: leave raw and suffix out")
+        if self.suffix and self.logprobs:
+            raise ValueError("a suffix goes without logprobs")
         if self.raw and self.system:
             raise ValueError("raw says that the prompt is whole: leave system out")
         return self

@@ -11,13 +11,13 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final
+from typing import Final, NoReturn
 
 from aiohttp import web
 
 from federation.printable_text import clean_line
 from swarm import program_version
-from swarm.errors import BadRequest, SetupError, UnknownModel
+from swarm.errors import BadRequest, NotServed, SetupError, UnknownModel
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
 from swarm.gateway.answers.model_names import NAMES
 from swarm.gateway.answers.request_context import AnswerRequest, may_leave
@@ -255,6 +255,11 @@ async def no_blobs(_: web.Request) -> web.Response:
     raise BadRequest(NO_BLOBS)
 
 
+async def no_blob(_: web.Request) -> NoReturn:
+    """Always a 404: clients ask whether a file is there before they send it."""
+    raise NotServed(NO_BLOBS)
+
+
 async def no_push(_: web.Request) -> web.Response:
     """Always a 400."""
     raise BadRequest(NO_PUSH)
@@ -272,6 +277,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/api/ps", processes),
         web.get("/api/version", version),
         web.post("/api/create", create),
+        web.get("/api/blobs/{digest}", no_blob),
         web.post("/api/blobs/{digest}", no_blobs),
         web.post("/api/push", no_push),
     ]

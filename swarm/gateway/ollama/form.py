@@ -91,9 +91,11 @@ class OllamaForm:
         """The answer's first piece came."""
         self.clock.note()
 
-    def piece(self, text: str, thinking: str = "", calls: Sequence[ToolCall] = ()) -> JsonObject:
-        """The part of an object that has the answer's words."""
-        head: JsonObject = {"model": self.model, "created_at": now_text()}
+    def piece(
+        self, text: str, thinking: str = "", calls: Sequence[ToolCall] = (), logprobs: JsonValue = None
+    ) -> JsonObject:
+        """The part of an object that has the answer's words; `logprobs` as chats in OpenAI's form have them."""
+        head: JsonObject = {"model": self.model, "created_at": now_text(), **likely(logprobs)}
         thought: JsonObject = {"thinking": thinking} if thinking else {}
         if self.kind == "generate":
             return {**head, "response": text, **thought}
@@ -125,7 +127,8 @@ class OllamaForm:
     def whole(self, candidates: list[Candidate], extension: JsonObject | None) -> JsonObject:
         candidate = candidates[0]
         calls = with_unique_ids(candidate.tool_calls)
-        said = self.piece("") if self.loads else self.piece(candidate.text, candidate.reasoning, calls)
+        words = (candidate.text, candidate.reasoning, calls, candidate.logprobs)
+        said = self.piece("") if self.loads else self.piece(*words)
         return {**said, **self.ending(candidate.finish_reason or "stop", candidate.usage, extension)}
 
     def writer(self, out: OpenStream, choices: int) -> OllamaWriter:
@@ -141,6 +144,12 @@ def called(index: int, call: ToolCall) -> JsonObject:
     """A call, with its arguments as an object."""
     arguments: JsonValue = json.loads(as_object(call.arguments))
     return {"id": call.id, "function": {"index": index, "name": call.name, "arguments": arguments}}
+
+
+def likely(logprobs: JsonValue) -> JsonObject:
+    """{"logprobs": [{"token", "logprob", "bytes", "top_logprobs"}, ...]} for each token, where they were asked for."""
+    tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
+    return {"logprobs": tokens} if isinstance(tokens, list) else {}
 
 
 def line(body: Mapping[str, object]) -> bytes:
@@ -172,8 +181,8 @@ class OllamaWriter:
             if delta.id is not None:
                 self._calls[delta.index] = (delta.id, delta.name or "", [])
             self._calls[delta.index][2].append(delta.arguments)
-        if event.text or event.reasoning:
-            await self._piece(self._form.piece(event.text, event.reasoning))
+        if event.text or event.reasoning or event.logprobs:
+            await self._piece(self._form.piece(event.text, event.reasoning, logprobs=event.logprobs))
 
     async def finish(self, event: Finish, extension: JsonObject | None = None) -> None:
         """The calls, which are whole now. The last line is sent with the stream's end."""
