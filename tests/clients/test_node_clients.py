@@ -94,6 +94,10 @@ CLIENTS = (
         "tanstack-ai", "node_frameworks/tanstack.mjs", ("chat", "responses"), "Error", folder="node_frameworks",
         status=None,
     ),
+    NodeClient(
+        "strands-js", "node_frameworks/strands.mjs", ("chat", "responses"), "ModelError", folder="node_frameworks",
+        status=None,
+    ),
     NodeClient("openai-agents-js", "node_sdks/agents.mjs", ("chat", "responses"), "NotFoundError"),
 )  # fmt: skip
 
