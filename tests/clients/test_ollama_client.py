@@ -252,7 +252,7 @@ def test_a_function_is_a_tool_of_the_blocking_client(blocking: Ollama) -> None:
 
     turns: list[Any] = [{"role": "user", "content": TOOL_TASK}]
     first = blocking.chat(MODEL, turns, tools=[get_weather]).message
-    (made,) = first.tool_calls or ()
+    (made,) = first.tool_calls
     result = get_weather(**made.function.arguments)
     turns += [first, {"role": "tool", "tool_name": made.function.name, "content": result}]
     assert blocking.chat(MODEL, turns, tools=[get_weather]).message.content == f"{TOOL_ANSWER}sunny in Paris"

@@ -74,7 +74,7 @@ WAYS = (
     langchain("langchain-openai", "langchain_openai_models", "responses", OPENAI_ERROR, SCHEMA, CALL),
     langchain("langchain-ollama", "langchain_ollama_models", "ollama", OLLAMA_ERROR, SCHEMA, CALL, JSON),
     langgraph("graph"),
-    langgraph("react"),
+    langgraph("react", "structured"),
     langgraph("agent", "structured by the server", "structured by a tool"),
     llama_index("llama-index", "openai_like", "openai.NotFoundError", "structured_by_format"),
     llama_index("llama-index-ollama", "ollama", OLLAMA_ERROR),

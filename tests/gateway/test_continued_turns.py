@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from swarm.engines.llama_cpp.http import engine_body
-from swarm.gateway.openai.bodies import ChatCompletionBody
+from swarm.gateway.openai.bodies import FORM_ASKED, ChatCompletionBody
 from swarm.generation import GenerationRequest
 from tests.doubles.clients import Client, Reply
 
@@ -88,18 +88,48 @@ async def test_the_answer_is_what_follows_the_begun_turn(client: Client, api: An
     assert "The capital" not in said_by(reply)
 
 
-@EVERY_API
-@pytest.mark.parametrize("begun", [END, BEGUN, {"role": "assistant", "content": '{"a": '}])
-@pytest.mark.parametrize("form", [JSON, REQUIRED], ids=["json", "required"])
+EVERY_BEGINNING = pytest.mark.parametrize("begun", [END, BEGUN, {"role": "assistant", "content": '{"a": '}])
+EVERY_FORM = pytest.mark.parametrize("form", [JSON, REQUIRED], ids=["json", "required"])
+
+
+@EVERY_BEGINNING
+@EVERY_FORM
 async def test_nothing_is_continued_under_a_grammar(
-    client: Client, api: Any, begun: dict[str, Any], form: dict[str, Any]
+    client: Client, begun: dict[str, Any], form: dict[str, Any]
 ) -> None:
     """140 bytes ended every node that was asked: llama.cpp feeds the begun turn to the grammar, and aborts."""
-    reply = await client.post(*api([ASK, begun], **form))
+    reply = await client.post(*messages([ASK, begun], **form))
     assert reply.status == 400
     assert "end with a user's message" in reply.error["message"]
-    assert reply.error.get("param", "messages") == ("input" if api is responses else "messages")
+    assert reply.error.get("param", "messages") == "messages"
     assert (await client.chat("hello", max_tokens=1)).status == 200
+
+
+@pytest.mark.parametrize("api", [chat, responses, generate, candidates])
+@EVERY_BEGINNING
+@EVERY_FORM
+async def test_in_openais_apis_an_answer_with_a_form_is_a_turn_of_its_own(
+    client: Client, api: Any, begun: dict[str, Any], form: dict[str, Any]
+) -> None:
+    """As LangGraph's agents ask for an object: when they have said all that they know."""
+    for turns in ([ASK, begun], [ASK, begun, SILENT]):
+        assert (await client.post(*api(turns, **form))).status == 200
+    assert (await client.chat("hello", max_tokens=1)).status == 200
+
+
+async def test_an_object_is_whole_whatever_was_begun(client: Client) -> None:
+    begun = {"role": "assistant", "content": '{"a": '}
+    schema = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    reply = await client.post(*chat([ASK, begun], response_format=form, max_tokens=40))
+    assert json.loads(reply.json["choices"][0]["message"]["content"])["a"] in (1, 2)
+
+
+async def test_the_form_is_asked_for_in_a_users_turn(client: Client) -> None:
+    body = {"model": "demo", "messages": [ASK, BEGUN], **JSON}
+    reply = await client.post("/apply-template", body)
+    turns = f"<|im_start|>user\n{FORM_ASKED}<|im_end|>\n<|im_start|>assistant\n"
+    assert reply.json["prompt"].endswith(f"is<|im_end|>\n{turns}")
 
 
 @EVERY_API

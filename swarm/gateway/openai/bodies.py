@@ -83,6 +83,8 @@ READABLE = (
     "result",
 )  # where text is, as others send it
 MAX_READ_LEVELS = 8  # of nesting: what others send has three
+SAID = ("content", "reasoning_content", "tool_calls")  # the parts of an assistant's turn that say something
+FORM_ASKED = "Give that answer in the form that is asked for."
 IMAGES = ("image_url", "input_image")  # types of parts
 SEEN_ROLES = ("user", "tool")  # whose images a model is shown; no template knows those of others
 ROLES = {"developer": "system", "function": "tool", **{role: role for role in ("system", "user", "assistant", "tool")}}
@@ -438,6 +440,22 @@ ChatTool = Annotated[
 ]
 
 
+def form_asked_for(
+    messages: Sequence[JsonObject], choice: ToolChoice, response_format: ResponseFormat | None
+) -> tuple[JsonObject, ...]:
+    """`messages`; where they end with words of an assistant and the answer has to have a form, FORM_ASKED after them.
+
+    Words alone are gone on with, which a form cannot be: it is that of a whole answer. At OpenAI any answer is a turn
+    of its own, and LangGraph's agents ask for an object so, when they have said all that they know.
+    """
+    said = [turn for turn in messages if turn["role"] != "assistant" or any(map(turn.get, SAID))]
+    begun = said[-1] if said else {}
+    formed = choice not in ("auto", "none") or (response_format is not None and response_format.type != "text")
+    if not formed or begun.get("role") != "assistant" or begun.get("tool_calls"):
+        return tuple(messages)
+    return (*messages, {"role": "user", "content": FORM_ASKED})
+
+
 class ChatCompletionBody(Sampling):
     """`POST /v1/chat/completions`."""
 
@@ -508,13 +526,15 @@ class ChatCompletionBody(Sampling):
         if self.max_completion_tokens is not None:
             shared["max_tokens"] = self.max_completion_tokens
         tools, choice = self._callable()
+        turns = [message.to_engine() for message in self.messages]
+        formed = self.formed(self.response_format)
         return GenerationRequest(
             **shared,
-            messages=tuple(message.to_engine() for message in self.messages),
+            messages=form_asked_for(turns, choice, formed["response_format"]),
             tools=tools,
             tool_choice=choice,
             parallel_tool_calls=self.parallel_tool_calls is not False and not self.offers_functions,
-            **self.formed(self.response_format),
+            **formed,
             logprobs=bool(self.logprobs),
             thinking=self.chat_template_kwargs and self.chat_template_kwargs.enable_thinking,
             top_logprobs=self.top_logprobs or 0,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from swarm.gateway.http.bodies import Part, is_finite
-from swarm.gateway.openai.bodies import MaxTokens, Sampling
+from swarm.gateway.openai.bodies import MaxTokens, Sampling, form_asked_for
 from swarm.gateway.responses.input_items import MAX_ITEMS, InputItem, added_tools, is_unread, messages_of
 from swarm.gateway.responses.tools import (
     Offered,
@@ -147,13 +147,14 @@ class ResponsesBody(Sampling):
             shared["max_tokens"] = self.max_output_tokens
         tools, choice = chosen(self.offered, self.tool_choice)
         wanted = self.text.format if self.text else None
+        formed = self.formed(wanted.to_engine() if wanted else None, "text.format")
         return GenerationRequest(
             **shared,
-            messages=messages_of(self.instructions, self.input),
+            messages=form_asked_for(messages_of(self.instructions, self.input), choice, formed["response_format"]),
             tools=tuple(tools),
             tool_choice=choice,
             parallel_tool_calls=self.parallel_tool_calls is not False,
-            **self.formed(wanted.to_engine() if wanted else None, "text.format"),
+            **formed,
             logprobs=self.wants_logprobs,
             top_logprobs=(self.top_logprobs or 0) if self.wants_logprobs else 0,
         )
