@@ -37,7 +37,7 @@ TOOL_TASK = "What is the weather in Paris?"  # calls the first tool with "weathe
 TOOL_ANSWER = "The tool says: "  # and then what it said
 THOUGHT_TASK = "Is it Paris? Think first."
 THOUGHT = "It is the capital."  # and then TEXT
-OBJECT_TASK = "Describe Paris as an object."
+OBJECT_TASK = "Describe Paris as an object."  # where the answer has a schema, it may have been said in any turn
 OBJECT = '{"city": "Paris", "degrees": 21}'  # as text; where only tools may answer, as the arguments of the first one
 ENDLESS_TASK = "Count for ever."
 ENDLESS = "1 2 3"  # and then nothing, until the client leaves
@@ -68,7 +68,7 @@ def usual(never: asyncio.Event) -> Part:
             return Say("I have no tool for that.") if weather is None else call(weather, city="Paris")
         if THOUGHT_TASK in said:
             return Say(TEXT, THOUGHT)
-        if OBJECT_TASK in said:
+        if OBJECT_TASK in said or (conversation.answer_schema and OBJECT_TASK in "".join(conversation.said)):
             if conversation.tools and (conversation.must_call or not conversation.answer_schema):
                 return call(conversation.tools[0], city="Paris", degrees=21)
             return Say(OBJECT)

@@ -13,7 +13,8 @@ Begun turns, as defined for every API, whatever llama.cpp would make of them:
 * one that says nothing is left out, and the answer is a new turn;
 * one with tool calls cannot be continued: what follows are the results of the tools;
 * under a grammar (a response format, a call that must be made) nothing is continued. llama.cpp feeds the begun turn to
-  the grammar: text that breaks the schema is an error, and a token that ends a turn ends the process.
+  the grammar: text that breaks the schema is an error, and a token that ends a turn ends the process. Requests of
+  OpenAI's APIs come with a user's turn at the end (`form_asked_for` of the gateway).
 """
 
 from __future__ import annotations
