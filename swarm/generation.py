@@ -18,6 +18,7 @@ FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 RepairRule = Literal["off", "safe"]
 """What becomes of calls that are not quite JSON: they stay as they are, or what is lost on nobody is put right."""
 JsonObject = dict[str, JsonValue]
+LlamaOptions = dict[str, float | int | bool]  # by llama.cpp's own names
 Prompt = str | tuple[int, ...]  # a text, or the model's own tokens of it
 
 MAX_STOP_STRINGS = 16  # OpenAI allows 4; local servers allow more; each is compared against every token
@@ -154,7 +155,8 @@ class GenerationRequest(Frozen):
     `thinking` is what the client wants of a model that can think before it answers; None leaves it to the model.
     `original` is the client's own body where that was OpenAI's form: an upstream gets it with every field that this
     node does not know. It goes to no engine and no peer. Nor does `foreign`, the name of a field by which the client
-    wants the answer constrained, and that only an upstream may know.
+    wants the answer constrained, and that only an upstream may know; `foreign_why` says why, where that is not it.
+    `llama_options` are obeyed by engines that are llama.cpp, and by no others.
     `repair` is what the request says of calls that are not quite JSON; None leaves it to where they come from.
     Of several answers drawn at once the first has `first_temperature`, where that is set. No client and no peer says
     so: it is how a ballot draws the voters of one engine, where its `capabilities` say that it can.
@@ -183,8 +185,10 @@ class GenerationRequest(Frozen):
     logprobs: bool = False
     top_logprobs: int = 0
     thinking: bool | None = None
+    llama_options: LlamaOptions = Field(default_factory=LlamaOptions)
     original: Annotated[bytes | None, Field(exclude=True, repr=False)] = None
     foreign: Annotated[str | None, Field(exclude=True, repr=False)] = None
+    foreign_why: Annotated[str | None, Field(exclude=True, repr=False)] = None
     repair: Annotated[RepairRule | None, Field(exclude=True)] = None
     first_temperature: Annotated[float | None, Field(exclude=True)] = None
 

@@ -27,7 +27,14 @@ from swarm.generation import (
 
 MAX_EVENT_BYTES = 4 * 2**20  # the largest honest event is a final chunk with logprobs: a few hundred KiB
 
-FORMED = {"logprobs", "top_logprobs", "tool_choice", "tools", "thinking"}  # what has another form in OpenAI's JSON
+FORMED = {
+    "logprobs",
+    "top_logprobs",
+    "tool_choice",
+    "tools",
+    "thinking",
+    "llama_options",
+}  # what has another form in OpenAI's JSON
 FINISH_REASONS: Mapping[str, FinishReason] = {
     "stop": "stop",
     "length": "length",
@@ -198,6 +205,7 @@ def request_body(request: GenerationRequest, n: int) -> dict[str, Any]:
             body["top_logprobs"] = request.top_logprobs
     if request.thinking is not None:
         body["chat_template_kwargs"] = {"enable_thinking": request.thinking}  # vLLM's and llama.cpp's name
+    body |= request.llama_options
     body["n"] = n
     body["stream"] = True
     body["stream_options"] = {"include_usage": True}

@@ -98,6 +98,7 @@ RERANK: dict[str, Any] = {"model": "demo", "query": "hello", "documents": ["hell
 INFILL: dict[str, Any] = {"model": "demo", "input_prefix": "a", "input_suffix": "b", "prompt": "", "n_predict": 1}
 PLAIN: dict[str, Any] = {
     "model": "demo", "prompt": "a", "n_predict": 1, "n_probs": 1, "stop": ["."], "response_fields": ["content"],
+    "cache_prompt": False, "dry_multiplier": 0.5, "repeat_last_n": 8, "logit_bias": [[1, 0.5], [2, False]], "lora": [],
 }  # fmt: skip
 TOKENIZE: dict[str, Any] = {"model": "demo", "content": "hello", "add_special": True, "with_pieces": True}
 DETOKENIZE: dict[str, Any] = {"model": "demo", "tokens": [1, 2, 3]}
@@ -147,6 +148,7 @@ BODIES: dict[str, tuple[dict[str, Any], ...]] = {
     "/rerank": (RERANK,),
     "/infill": (INFILL,),
     "/completion": (PLAIN,),
+    "/embedding": ({"model": "demo", "content": ["a", "b"], "embd_normalize": 2},),
     "/chat/completions/input_tokens": (TEMPLATE,),
     "/tokenize": (TOKENIZE,),
     "/detokenize": (DETOKENIZE,),

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from swarm.gateway.openai.llama_fields import OBEYED, SWITCH, NumberRange
+
 DELETE = "\x7f"
 WORDS = (
     "hello", "What is 2+2?", "capital", "of France", " ", "", "\n", "é", "日本", "\0", "\u200b", "{", "}", '"', "\\",
@@ -76,6 +78,14 @@ ENDS = (
     2**63,
 )
 WRONG = (-1, 5e-324, 1e-38, 0, 1e999, 2**31, 2**64, 10**400, "1", True, 1.5, [], {})
+
+
+def llama_values(allowed: NumberRange) -> Sequence[Any]:
+    """The bounds of one of llama.cpp's own fields, and some between them."""
+    if allowed is SWITCH:
+        return (True, False)
+    between = (1, 2, 64) if allowed.whole else (0.1, 0.5, 0.99, 1.5)
+    return (allowed.least, allowed.most, *(value for value in between if allowed.least <= value <= allowed.most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +177,10 @@ class Grammar:
         for name, values in ranges.items():
             if self._often(0.3):
                 made[name] = self._number(values)
+        if most > 1 and self._often(0.3):
+            for name, allowed in OBEYED.items():
+                if self._often(0.3):
+                    made[name] = self._number(llama_values(allowed))
         return made
 
     def _limit(self) -> int:

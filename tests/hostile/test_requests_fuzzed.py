@@ -139,7 +139,7 @@ def as_request(sent: Sent) -> GenerationRequest | None:
         return None
     try:
         return in_words(kinds[sent.path](json.dumps(sent.body)))  # as models are asked that cannot see
-    except ValueError:
+    except (ValueError, BadRequest):
         return None
 
 

@@ -200,6 +200,7 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "ob
         {"logprobs": True},
         {"logprobs": True, "top_logprobs": 2},
         {"thinking": True},
+        {"llama_options": {"dry_multiplier": 0.8}},
     ],
 )
 def test_what_the_engine_is_told_is_part_of_it(other: dict[str, Any]) -> None:
@@ -209,11 +210,11 @@ def test_what_the_engine_is_told_is_part_of_it(other: dict[str, Any]) -> None:
 
 def test_every_field_of_a_request_is_in_one_of_the_two_tables() -> None:
     """A new field is in the hash unless somebody decides otherwise: then it belongs into VARIED, and above."""
-    varied = {"model", "seed", "temperature", "first_temperature", "original", "foreign", "repair"}
+    varied = {"model", "seed", "temperature", "first_temperature", "original", "foreign", "foreign_why", "repair"}
     hashed = {
         "messages", "prompt", "suffix", "input_extra", "max_tokens", "top_p", "top_k", "min_p", "presence_penalty",
         "frequency_penalty", "repeat_penalty", "logit_bias", "stop", "tools", "tool_choice", "parallel_tool_calls",
-        "response_format", "logprobs", "top_logprobs", "thinking",
+        "response_format", "logprobs", "top_logprobs", "thinking", "llama_options",
     }  # fmt: skip
     assert set(GenerationRequest.model_fields) == varied | hashed
 

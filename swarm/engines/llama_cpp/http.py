@@ -155,6 +155,8 @@ def engine_body(
         if is_whole(request, shows_tools):
             body["stream"] = False
             del body["stream_options"]
+    if calls is not None or request.tools or demanded_schema(request.response_format) is not None:
+        body.pop("ignore_eos", None)  # a form ends, and llama.cpp's process with it where nothing may follow
     body |= within_bounds(body)
     name_parameters(body, request)
     if calls is not None:
@@ -293,6 +295,8 @@ class LlamaHttp:
                 path, body, reader = "/infill", infill_body(body), InfillReader()
             if reading.id_slot >= 0:
                 body["id_slot"] = reading.id_slot
+            if "cache_prompt" in body:
+                body["cache_prompt"] = not reading.anew
             answers = [AnswerReader(request, calls, Restored(self.plain)) for _ in range(n)]
             unfinished, thought = n, False
             async with naming_the_field(request), self._post(path, body) as response:

@@ -116,11 +116,13 @@ class PromptReading:
     """A prompt on its way: in which slot (-1: llama.cpp's choice), and how much of it was in the cache before.
 
     `cached` is None where that is for the request itself to say. `read_ms` is what the slices before it took.
+    `anew`: nothing of it may come from a cache, and nothing was read yet.
     """
 
     id_slot: int = -1
     cached: int | None = None
     read_ms: float = 0.0
+    anew: bool = False
     taken: list[PromptSlot] = field(default_factory=list[PromptSlot])
     over: list[PromptSlot] = field(default_factory=list[PromptSlot])  # of these, those whose answer is complete
 
@@ -193,6 +195,8 @@ class SlicedPrefill:
         prompt = await self._long_prompt(body) if is_long else None
         async with self._moving:
             reading, held = await self._placed(prompt, text, n)
+        if body.get("cache_prompt") is False:
+            reading.anew, held = True, 0
         try:
             if prompt is not None:
                 await self._warm(prompt, reading, held)
@@ -213,7 +217,8 @@ class SlicedPrefill:
         prompt = await self._prompt(body, FEW_TOKENS) if self._may_copy else None
         readings: list[PromptReading] = []
         try:
-            if prompt is not None and self._copies_pay(len(prompt), len(counts) - 1):
+            anew = body.get("cache_prompt") is False  # each reads it for itself
+            if prompt is not None and not anew and self._copies_pay(len(prompt), len(counts) - 1):
                 readings = await self._read_for_all(prompt, counts, text)
             yield readings or None
         finally:
@@ -370,8 +375,8 @@ class SlicedPrefill:
         for slot in leads:
             slot.hold(first.tokens, first.read_at, first.text, saved=first.saved)
         read = whole.cached, whole.read_ms
-        apart = [PromptReading(slot.id, *read, [slot]) for slot in leads]
-        return [*apart, PromptReading(first.id, *read, [first, *others[:shared]])]
+        apart = [PromptReading(slot.id, *read, taken=[slot]) for slot in leads]
+        return [*apart, PromptReading(first.id, *read, taken=[first, *others[:shared]])]
 
     async def _warm(self, prompt: array[int], reading: PromptReading, done: int, *, to_its_end: bool = False) -> bool:
         """Read the prompt's slices; its end goes with the request, or is read too, but for the last token.
@@ -415,11 +420,12 @@ class SlicedPrefill:
 
     async def _evaluate(self, tokens: array[int], reading: PromptReading) -> Slice:
         begun = time.perf_counter()
-        asked: dict[str, Any] = {"prompt": tokens.tolist(), "n_predict": 0, "cache_prompt": True}
+        asked: dict[str, Any] = {"prompt": tokens.tolist(), "n_predict": 0, "cache_prompt": not reading.anew}
         if reading.id_slot >= 0:
             asked["id_slot"] = reading.id_slot
         answer = await self._ask("/completion", asked)
         timings = answer["timings"]
+        reading.anew = False
         took_ms, seconds = float(timings.get("prompt_ms", 0)), time.perf_counter() - begun
         made = Slice(int(timings["cache_n"]), int(timings["prompt_n"]), took_ms, seconds)
         if made.evaluated >= MIN_SLICE_TOKENS:

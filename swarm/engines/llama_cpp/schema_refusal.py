@@ -77,11 +77,10 @@ def refuse_foreign(request: GenerationRequest) -> None:
     """Raises BadRequest for a demand on the answer's form that this engine has no way to meet."""
     name, form = request.foreign, request.response_format
     if name is not None:
-        raise BadRequest(
+        why = (
             f"{name} would constrain the answer, and cannot be enforced here: use response_format with a json_schema, "
-            "guided_choice or guided_regex, or leave it out",
-            param=name,
         )
+        raise BadRequest(request.foreign_why or f"{why}guided_choice or guided_regex, or leave it out", param=name)
     if form is not None and form.type != "text" and request.messages is None:
         name = form.field or "response_format"
         raise BadRequest(f"{name}: a completion cannot be held to a form here: ask /v1/chat/completions", param=name)

@@ -599,6 +599,17 @@ class PlainAnswer(BaseModel):
     swarm: SwarmReport | None = None
 
 
+class PlainVector(BaseModel):
+    """Of the vectors of one text: one, in a list."""
+
+    index: int
+    embedding: list[list[float]]
+
+
+class PlainVectors(RootModel[list[PlainVector]]):
+    """A vector for each text, in order."""
+
+
 class ToolFunction(BaseModel):
     name: Annotated[str, Field(description="What a call names")]
     description: Annotated[str, Field(description="What models are told of it")]

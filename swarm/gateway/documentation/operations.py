@@ -43,6 +43,7 @@ from swarm.gateway.documentation.answer_bodies import (
     NotReady,
     OpenApiDocument,
     PlainAnswer,
+    PlainVectors,
     Reranking,
     Response,
     SlotList,
@@ -77,6 +78,7 @@ from swarm.gateway.http.access import (
     USAGE_PATH,
     VOTES_PATH,
 )
+from swarm.gateway.llama.endpoints import PlainEmbeddingBody
 from swarm.gateway.llama.plain_form import PlainCompletionBody
 from swarm.gateway.observing.log_lines import LogListing
 from swarm.gateway.observing.performance import PerformanceView
@@ -152,6 +154,10 @@ OPERATIONS: Final = (
     Operation(
         "post", "/v1/completion", "Continue a text, in llama.cpp's own form", ANSWERS,
         PlainAnswer, PlainCompletionBody, SSE, example=CONTINUE,
+    ),
+    Operation(
+        "post", "/v1/embedding", "A vector for each text, in llama.cpp's own form", TEXTS,
+        PlainVectors, PlainEmbeddingBody, example={"content": "a text"},
     ),
     Operation(
         "post", "/v1/chat/completions/input_tokens", "The tokens of a conversation", TEXTS,

@@ -106,7 +106,7 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
     RouteKind.PAGE: (f"GET {PAGE_PATH}", f"POST {PAGE_PATH}/owner", f"POST {PAGE_PATH}/owner/end"),
     RouteKind.API: (
         "POST /v1/chat/completions", "POST /v1/chat/completions/input_tokens", "POST /v1/completions",
-        "POST /v1/completion", "POST /v1/responses", "POST /v1/messages",
+        "POST /v1/completion", "POST /v1/embedding", "POST /v1/responses", "POST /v1/messages",
         "POST /v1/messages/count_tokens", "POST /v1/embeddings", "POST /v1/infill", "POST /v1/tokenize",
         "POST /v1/detokenize", "POST /v1/apply-template", "POST /v1/rerank", "POST /v1/reranking",
         "GET /v1/models", "GET /v1/models/{id}", "GET /v1/props", "POST /v1/props",

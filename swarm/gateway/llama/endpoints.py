@@ -6,10 +6,14 @@ Any of them may be answered by a peer. `/infill` is editors' completion at the c
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import fields
+from typing import Annotated
 
 from aiohttp import web
+from pydantic import AliasChoices, Field, model_validator
 
 from swarm import program_version
 from swarm.engines.engine import Capabilities
@@ -20,8 +24,8 @@ from swarm.gateway.http.bodies import compact, json_response, read_body
 from swarm.gateway.llama.plain_form import PlainCompletionBody, PlainForm
 from swarm.gateway.observing.usage import spend
 from swarm.gateway.openai import utility_calls
-from swarm.gateway.openai.bodies import MAX_MODEL_CHARS
-from swarm.gateway.openai.endpoints import named, whole_bodies
+from swarm.gateway.openai.bodies import MAX_MODEL_CHARS, EmbeddingBody, EmbeddingInput, ModelOrSwarm
+from swarm.gateway.openai.endpoints import VECTORS_AT_ONCE, embedded, named, whole_bodies
 from swarm.gateway.openai.utility_calls import (
     DetokenizeBody,
     InfillBody,
@@ -32,6 +36,8 @@ from swarm.gateway.openai.utility_calls import (
     ask,
 )
 from swarm.routing.replicas import SWARM_ALIAS
+
+EUCLIDEAN = 2  # how vectors are made of one length, in llama.cpp's numbers
 
 
 async def tokenize(request: web.Request) -> web.Response:
@@ -49,6 +55,33 @@ async def detokenize(request: web.Request) -> web.Response:
     body = await read_body(request, DetokenizeBody)
     text, _ = await ask(request.app, body.model, utility_calls.detokenize(body))
     return json_response({"content": text})
+
+
+class PlainEmbeddingBody(EmbeddingBody):
+    """`POST /embedding`: `content` is the text, or several."""
+
+    model: ModelOrSwarm = SWARM_ALIAS
+    input: Annotated[EmbeddingInput, Field(validation_alias=AliasChoices("content", "input"))]
+    embd_normalize: int | None = None
+
+    @model_validator(mode="after")
+    def _of_length_one(self) -> PlainEmbeddingBody:
+        if self.embd_normalize not in (None, EUCLIDEAN):
+            raise ValueError(f"embd_normalize is {self.embd_normalize}; vectors are of length 1 here ({EUCLIDEAN})")
+        return self
+
+
+async def embedding(request: web.Request) -> web.Response:
+    """[{"index", "embedding": [vector]}, ...]: one pooled vector for each text."""
+    body = await read_body(request, PlainEmbeddingBody)
+    rows: list[str] = []
+    async with aclosing(embedded(request, body)) as batches:
+        async for batch, _ in batches:
+            for vector in batch.vectors:
+                rows.append(compact({"index": len(rows), "embedding": [vector]}))
+                if len(rows) % VECTORS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+    return web.Response(text=f"[{','.join(rows)}]", content_type="application/json")
 
 
 async def apply_template(request: web.Request) -> web.Response:
@@ -170,5 +203,6 @@ def routes() -> list[web.RouteDef]:
         web.post("/v1/props", change_props),
         web.post("/v1/infill", infill),
         web.post("/v1/completion", completion),
+        web.post("/v1/embedding", embedding),
         web.post("/v1/chat/completions/input_tokens", input_tokens),
     ]

@@ -5,7 +5,7 @@ An answer has one choice. What llama.cpp tells of its slots and settings is not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -17,6 +17,7 @@ from swarm.gateway.openai.bodies import (
     MAX_INT,
     MAX_PROMPTS,
     MAX_TOP_LOGPROBS,
+    MaxTokens,
     ModelOrSwarm,
     PromptTokens,
     Sampling,
@@ -36,6 +37,7 @@ class PlainCompletionBody(Sampling):
     prompt: str | PromptTokens | Annotated[list[str | PromptTokens], Field(fail_fast=True)]
     n_predict: Annotated[int, Field(ge=-1, le=MAX_INT)] | None = None
     n_probs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    max_completion_tokens: MaxTokens | None = None
     return_tokens: bool | None = None
     response_fields: Annotated[list[str], Field(max_length=MAX_FIELDS)] | None = None
 
@@ -59,6 +61,8 @@ class PlainCompletionBody(Sampling):
     def requests(self) -> list[GenerationRequest]:
         """One for each prompt."""
         shared = self._shared()
+        if self.max_completion_tokens is not None:
+            shared["max_tokens"] = self.max_completion_tokens
         if self.n_predict is not None:
             shared["max_tokens"] = None if self.n_predict < 0 else self.n_predict
         shared |= self.formed(None) | {"logprobs": bool(self.n_probs), "top_logprobs": self.n_probs or 0}
@@ -83,7 +87,7 @@ class PlainForm:
         body = final(self.model, candidate.text, ended, extension)
         if (listed := probabilities(candidate.logprobs)) is not None:
             body["completion_probabilities"] = listed
-        return {name: value for name, value in body.items() if name in self.fields} if self.fields else body
+        return chosen(body, self.fields) if self.fields else body
 
     def writer(self, out: OpenStream, choices: int) -> PlainWriter:
         return PlainWriter(out, self.model)
@@ -115,6 +119,20 @@ class PlainWriter:
         await self._out.write(f"data: {compact(body)}\n\n".encode())
 
 
+def chosen(body: JsonObject, paths: Sequence[str]) -> JsonObject:
+    """Of an answer what `paths` name (`timings/predicted_ms`), each under its whole path, as llama.cpp has it."""
+    found: JsonObject = {}
+    for path in paths:
+        inside: JsonValue = body
+        for name in path.split("/"):
+            if not isinstance(inside, dict) or name not in inside:
+                break
+            inside = inside[name]
+        else:
+            found[path] = inside
+    return found
+
+
 def probabilities(logprobs: JsonValue) -> JsonValue:
     """Log-probabilities in chat's form as llama.cpp lists them: each token's, and its neighbours'."""
     return logprobs.get("content") if isinstance(logprobs, Mapping) else None
@@ -126,6 +144,7 @@ def final(model: str, content: str, ended: Finish, extension: JsonObject | None)
     body: JsonObject = {
         "index": 0,
         "content": content,
+        "tokens": [],  # where they are wanted the request is refused
         "stop": True,
         "stop_type": "limit" if ended.reason == "length" else "word" if ended.stop_sequence else "eos",
         "stopping_word": ended.stop_sequence or "",

@@ -30,6 +30,7 @@ from swarm.gateway.answers.model_names import NO_MODEL
 from swarm.gateway.answers.swarm_options import SwarmOptions, options_of
 from swarm.gateway.http.bodies import Part, is_finite
 from swarm.gateway.openai.constraints import MEANINGS, constrained, with_its_schema
+from swarm.gateway.openai.llama_fields import OBEYED, REFUSED, obeyed_fields, refused_field
 from swarm.gateway.openai.tools import (
     ChatToolChoice,
     CustomDefinition,
@@ -88,6 +89,9 @@ FORM_ASKED = "Give that answer in the form that is asked for."
 IMAGES = ("image_url", "input_image")  # types of parts
 SEEN_ROLES = ("user", "tool")  # whose images a model is shown; no template knows those of others
 ROLES = {"developer": "system", "function": "tool", **{role: role for role in ("system", "user", "assistant", "tool")}}
+KNOWN_FIELDS = MEANINGS.keys() | OBEYED.keys() | REFUSED.keys() | {"extra_body"}  # though no field of a body here
+RANDOM_SEEDS = (-1, 2**32 - 1)  # llama.cpp's words for none
+BANNED = -100.0  # a token that is never drawn, as OpenAI has it
 _logged_fields: set[str] = set()
 log = logging.getLogger(__name__)
 RequestedModel = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_CHARS)]
@@ -336,7 +340,7 @@ class Body(Part):
 
     @model_validator(mode="after")
     def _log_unknown(self) -> Body:
-        for name in set(self.model_extra or ()) - _logged_fields - MEANINGS.keys() - {"extra_body"}:
+        for name in set(self.model_extra or ()) - _logged_fields - KNOWN_FIELDS:
             if len(_logged_fields) < MAX_LOGGED_FIELDS:
                 _logged_fields.add(name)
                 log.info("ignoring the unknown field %.100r of a request", name)
@@ -348,7 +352,10 @@ class Body(Part):
         Raises BadRequest for demands of other servers' dialects that mean nothing, or contradict it.
         """
         form, foreign = constrained(self.model_extra or {}, own, field)
-        return {"response_format": form, "foreign": foreign}
+        why = None
+        if foreign is None and self.model_extra and (refused := refused_field(self.model_extra)) is not None:
+            foreign, why = refused
+        return {"response_format": form, "foreign": foreign, "foreign_why": why}
 
 
 class StreamOptions(Part):
@@ -378,10 +385,21 @@ class Sampling(Body):
     @field_validator("logit_bias", mode="before")
     @classmethod
     def _few_biases(cls, value: object) -> object:
-        """Before the entries are looked at: a million bad ones would be a million error messages."""
-        if isinstance(value, dict) and len(cast("dict[str, object]", value)) > MAX_BIASED_TOKENS:
+        """Before the entries are looked at: a million bad ones would be a million error messages.
+
+        llama.cpp's own form is a list of pairs, and `false` bans a token there.
+        """
+        given: Sequence[object] = cast("list[object]", value) if isinstance(value, list) else []
+        if isinstance(value, dict):
+            given = [*cast("dict[object, object]", value).items()]
+        if len(given) > MAX_BIASED_TOKENS:
             raise ValueError(f"at most {MAX_BIASED_TOKENS} tokens can be biased")
-        return cast("object", value)
+        pairs = [cast("Sequence[object]", pair) for pair in given if isinstance(pair, list | tuple)]
+        if len(pairs) < len(given) or not isinstance(value, list | dict):
+            return cast("object", value)
+        if not all(len(pair) == 2 for pair in pairs):
+            return cast("object", value)
+        return {str(token): BANNED if bias is False else bias for token, bias in pairs}
 
     @property
     def choices(self) -> int:
@@ -406,8 +424,10 @@ class Sampling(Body):
             }
         )  # fmt: skip
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        seed = None if self.seed is None else self.seed & SEED_MASK
-        return {**same, "stop": tuple(text for text in stop if text), "seed": seed}
+        seed = None if self.seed is None or self.seed in RANDOM_SEEDS else self.seed & SEED_MASK
+        stops = tuple(text for text in stop if text)
+        options = obeyed_fields(self.model_extra) if self.model_extra else {}
+        return {**same, "stop": stops, "seed": seed, "llama_options": options}
 
 
 def as_prompts(value: str | list[int] | Sequence[str | list[int]]) -> list[Prompt]:
@@ -596,18 +616,18 @@ class CompletionBody(Sampling):
         )
 
 
+EmbeddingInput = (
+    Annotated[str, Field(min_length=1)]
+    | PromptTokens
+    | Annotated[list[Annotated[str, Field(min_length=1)] | PromptTokens], Field(min_length=1, fail_fast=True)]
+)
+
+
 class EmbeddingBody(Body):
     """`POST /v1/embeddings`."""
 
     model: ModelOrNone = NO_MODEL
-    input: (
-        Annotated[str, Field(min_length=1)]
-        | PromptTokens
-        | Annotated[
-            list[Annotated[str, Field(min_length=1)] | PromptTokens],
-            Field(min_length=1, fail_fast=True),
-        ]
-    )
+    input: EmbeddingInput
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: PositiveInt | None = None
     swarm: SwarmOptions | None = None  # only `upstream` matters here

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import TypeVar
 
 from aiohttp import web
 from pydantic import JsonValue
 
+from swarm.engines.engine import Embeddings
 from swarm.errors import BadRequest
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE, whole_candidates
 from swarm.gateway.answers.model_names import NAMES
@@ -173,25 +175,33 @@ async def embeddings(request: web.Request) -> web.Response:
     """A vector for each text, in order, as a list of numbers or base64; all from one model, in batches."""
     body = await read_body(request, EmbeddingBody)
     as_base64 = body.encoding_format == "base64"
-    texts = [text if isinstance(text, str) else list(text) for text in body.texts]
     model, tokens = body.model, 0
     rows: list[str] = []
-    upstream = may_leave(request, body.options)
+    async with aclosing(embedded(request, body)) as batches:
+        async for batch, computed_by in batches:
+            model = computed_by
+            tokens += batch.prompt_tokens
+            for vector in batch.vectors:
+                embedding = to_base64(vector) if as_base64 else vector
+                rows.append(compact({"object": "embedding", "index": len(rows), "embedding": embedding}))
+                if len(rows) % VECTORS_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+    usage = compact({"prompt_tokens": tokens, "total_tokens": tokens})
+    text = f'{{"object":"list","data":[{",".join(rows)}],"model":{compact(model)},"usage":{usage}}}'
+    return web.Response(text=text, content_type="application/json")
+
+
+async def embedded(request: web.Request, body: EmbeddingBody) -> AsyncGenerator[tuple[Embeddings, str]]:
+    """The vectors of `body`, a batch at a time, and the one model that computes them; counted."""
+    texts = [text if isinstance(text, str) else list(text) for text in body.texts]
+    model, upstream = body.model, may_leave(request, body.options)
     for start in range(0, len(texts), BATCH):
         part = body.model_copy(update={"input": texts[start : start + BATCH]})
         batch, replica = await ask(request.app, model, embed(part), upstream)
         model = replica.model  # the next batch's too, whoever computes it
         check_dimensions(body, len(batch.vectors[0]))
-        tokens += batch.prompt_tokens
         spend(request, batch.prompt_tokens)
-        for vector in batch.vectors:
-            embedding = to_base64(vector) if as_base64 else vector
-            rows.append(compact({"object": "embedding", "index": len(rows), "embedding": embedding}))
-            if len(rows) % VECTORS_AT_ONCE == 0:
-                await asyncio.sleep(0)
-    usage = compact({"prompt_tokens": tokens, "total_tokens": tokens})
-    text = f'{{"object":"list","data":[{",".join(rows)}],"model":{compact(model)},"usage":{usage}}}'
-    return web.Response(text=text, content_type="application/json")
+        yield batch, model
 
 
 def check_dimensions(body: EmbeddingBody, size: int) -> None:
