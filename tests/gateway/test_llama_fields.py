@@ -174,7 +174,9 @@ async def test_samplers_change_what_is_said(client: Client) -> None:
     assert await text_of(client, **varied) == plain
     assert await text_of(client, **varied, typical_p=0.05) != plain
     assert await text_of(client, **varied, top_n_sigma=0.1) != plain
-    assert await text_of(client, xtc_probability=1, xtc_threshold=0.001) != await text_of(client)
+    assert await text_of(client, **varied, xtc_probability=1, xtc_threshold=0.001) != plain
+    # At temperature 0 nothing is left to chance: there the likeliest are never taken away.
+    assert await text_of(client, xtc_probability=1, xtc_threshold=0.001) == await text_of(client)
     said = await text_of(client, logit_bias=[[ord("a"), 0]], dry_multiplier=10, dry_base=4, dry_allowed_length=1)
     assert said != await text_of(client)
 

@@ -65,6 +65,7 @@ from swarm.generation import (
     Prompt,
     Usage,
     has_images,
+    is_greedy,
     prompt_chars,
     steady_temperature,
     texts_of,
@@ -157,6 +158,9 @@ def engine_body(
             del body["stream_options"]
     if calls is not None or request.tools or demanded_schema(request.response_format) is not None:
         body.pop("ignore_eos", None)  # a form ends, and llama.cpp's process with it where nothing may follow
+    if is_greedy(request):  # which is to leave nothing to chance
+        for name in ("xtc_probability", "xtc_threshold"):
+            body.pop(name, None)
     body |= within_bounds(body)
     name_parameters(body, request)
     if calls is not None:
