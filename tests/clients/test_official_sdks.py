@@ -14,8 +14,10 @@ import openai
 import pytest
 import pytest_asyncio
 
+from swarm.commands.client_settings import client_entries
 from tests.doubles.played_node import (
     BUSY_TASK,
+    CONTEXT_TOKENS,
     ENDLESS_TASK,
     KEY,
     MODEL,
@@ -91,6 +93,18 @@ def words(answer: Any) -> str:
     if hasattr(answer, "choices"):
         return answer.choices[0].message.content
     return answer.content[0].text
+
+
+@pytest.mark.client("openai-python", "text")
+@pytest.mark.client("anthropic-python", "text")
+def test_what_users_are_told_to_write_reaches_the_node(played: PlayedNode) -> None:
+    told = {entry.id: entry.lines(played.url, KEY, MODEL, CONTEXT_TOKENS) for entry in client_entries()}
+    (line,) = told["openai-python"]
+    with eval(line, {"OpenAI": openai.OpenAI}) as gpt:
+        assert words(gpt.chat.completions.create(model=MODEL, messages=turns(TEXT_TASK))) == TEXT
+    (line,) = told["anthropic-python"]
+    with eval(line, {"Anthropic": anthropic.Anthropic}) as claude:
+        assert words(claude.messages.create(model=MODEL, max_tokens=900, messages=turns(TEXT_TASK))) == TEXT
 
 
 @every_api("text")

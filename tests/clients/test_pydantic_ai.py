@@ -19,9 +19,11 @@ from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.ollama import OllamaProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 
+from swarm.commands.client_settings import client_entries
 from tests.doubles.clients import anthropic_client, openai_client
 from tests.doubles.played_node import (
     BUSY_TASK,
+    CONTEXT_TOKENS,
     ENDLESS_TASK,
     KEY,
     MODEL,
@@ -90,6 +92,17 @@ def with_weather(model: Any) -> tuple[Agent[None, str], list[str]]:
         return f"sunny in {city}"
 
     return agent, cities
+
+
+@pytest.mark.parametrize(
+    ("client", "line", "base"),
+    [("pydantic-ai", 0, "/v1/"), ("pydantic-ai", 1, "/v1/"), ("pydantic-ai", 2, ""), ("pydantic-ai-ollama", 0, "/v1/")],
+)
+async def test_what_users_are_told_to_write_is_a_model_of_the_node(client: str, line: int, base: str) -> None:
+    (entry,) = (entry for entry in client_entries() if entry.id == client)
+    model = eval(entry.lines("http://node:17615", KEY, MODEL, CONTEXT_TOKENS)[line], globals())
+    assert (model.model_name, model.base_url.removesuffix("/")) == (MODEL, f"http://node:17615{base}".removesuffix("/"))
+    assert model.client.api_key == KEY
 
 
 @every_model("text")

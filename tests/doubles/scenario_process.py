@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from swarm.commands.client_settings import client_entries
 from tests.doubles.played_node import (
     BUSY_TASK,
     ENDLESS_TASK,
@@ -29,8 +30,8 @@ PROGRAM = Path(__file__).with_name("scenario_program.py")
 SCENARIO_S = 120.0  # a few seconds on an idle machine; most of them are the client's imports
 
 
-def told_node(node: PlayedNode) -> dict[str, str]:
-    """What a scenario is told of its node."""
+def told_node(node: PlayedNode) -> dict[str, Any]:
+    """What a scenario is told of its node, and what users are told to write into each client."""
     return {
         "url": node.url,
         "key": KEY,
@@ -41,6 +42,7 @@ def told_node(node: PlayedNode) -> dict[str, str]:
         "object_task": OBJECT_TASK,
         "endless_task": ENDLESS_TASK,
         "busy_task": BUSY_TASK,
+        "settings": {entry.id: entry.settings for entry in client_entries()},
     }
 
 

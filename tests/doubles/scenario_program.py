@@ -37,10 +37,15 @@ class PlayedByTest:
     object_task: str
     endless_task: str
     busy_task: str
+    settings: dict[str, list[str]]  # of each client, as clients.toml has them
 
     @property
     def base_url(self) -> str:
         return f"{self.url}/v1"
+
+    def written(self, client: str, line: int, model: str | None = None) -> str:
+        """That line of what users are told to write into `client`, for this node and `model` (else the one it has)."""
+        return self.settings[client][line].format(url=self.url, key=self.key, model=model or self.model)
 
     def until_busy(self) -> None:
         """Return when an answer is being made. It blocks: an event loop that is to go on needs a thread for it."""

@@ -29,10 +29,12 @@ class City(BaseModel):
 
 
 def agent(kind: str, node: Any, name: str | None = None, **more: Any) -> Agent:
-    client = openai.AsyncOpenAI(base_url=node.base_url, api_key=node.key)
+    """As users are told to make it, with settings and instructions of its own."""
+    names: Any = {"AsyncOpenAI": openai.AsyncOpenAI, "Agent": Agent, "OpenAIResponsesModel": MODELS[kind]}
+    for line in (0, 1):
+        exec(node.written("openai-agents", line, name), names)
     settings = ModelSettings(include_usage=True)
-    model = MODELS[kind](model=name or node.model, openai_client=client)
-    return Agent(name="Assistant", instructions="Be brief.", model=model, model_settings=settings, **more)
+    return names["agent"].clone(instructions="Be brief.", model_settings=settings, **more)
 
 
 def with_weather(kind: str, node: Any) -> tuple[Agent, list[str]]:

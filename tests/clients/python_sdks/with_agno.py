@@ -13,7 +13,8 @@ from agno.models.openai import OpenAILike, OpenAIResponses
 from agno.run.agent import RunContentEvent
 from pydantic import BaseModel
 
-KINDS = ("chat", "responses", "messages", "ollama")
+MODELS = {each.__name__: each for each in (Claude, Ollama, OpenAILike, OpenAIResponses)}
+WRITTEN = {"chat": ("agno", 0), "responses": ("agno", 1), "messages": ("agno", 2), "ollama": ("agno-ollama", 0)}
 
 
 class City(BaseModel):
@@ -21,17 +22,11 @@ class City(BaseModel):
     degrees: int
 
 
-def model(kind: str, node: Any, name: str | None = None) -> Any:
-    told: Any = {"id": name or node.model, "api_key": node.key}
-    if kind == "messages":
-        return Claude(**told, client_params={"base_url": node.url})
-    if kind == "ollama":
-        return Ollama(**told, host=node.url)
-    return (OpenAILike if kind == "chat" else OpenAIResponses)(**told, base_url=node.base_url)
-
-
 def agent(kind: str, node: Any, name: str | None = None, **more: Any) -> Agent:
-    return Agent(model=model(kind, node, name), telemetry=False, **more)
+    """As users are told to make its model."""
+    client, line = WRITTEN[kind]
+    model = eval(node.written(client, line, name), MODELS)
+    return Agent(model=model, telemetry=False, **more)
 
 
 def with_weather(kind: str, node: Any) -> tuple[Agent, list[str]]:
@@ -114,5 +109,5 @@ def busy(kind: str, node: Any) -> Any:
 
 
 EACH = (text, stream, tools, streamed_tools, structured, cancel_stream, cancel_whole, unknown_model, busy)
-CELLS = {f"{kind} {cell.__name__}": partial(cell, kind) for kind in KINDS for cell in EACH}
+CELLS = {f"{kind} {cell.__name__}": partial(cell, kind) for kind in WRITTEN for cell in EACH}
 del CELLS["ollama busy"]  # it asks once, whatever comes back

@@ -34,21 +34,32 @@ BOUND: Any = {
     "responses": {"text_format": City},
     "messages": {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}},
 }
+GENERATORS = {
+    each.__name__: each
+    for each in (AnthropicChatGenerator, OllamaChatGenerator, OpenAIChatGenerator, OpenAIResponsesChatGenerator, Secret)
+}
+WRITTEN = {
+    "chat": ("haystack", 0),
+    "responses": ("haystack", 1),
+    "messages": ("haystack", 3),
+    "ollama": ("haystack-ollama", 1),
+}
+VARIABLES = {"messages": ("haystack", 2), "ollama": ("haystack-ollama", 0)}
 ERRORS = (openai.NotFoundError, anthropic.NotFoundError, ollama.ResponseError)
 
 
 def generator(kind: str, node: Any, name: str | None = None, bound: bool = False) -> Any:
-    model = name or node.model
-    # These two take an address, or a key, from their environment alone.
-    os.environ.update(ANTHROPIC_BASE_URL=node.url, OLLAMA_API_KEY=node.key)
+    """As users are told to make it."""
+    if kind in VARIABLES:  # of an address, or a key, that it takes from its environment alone
+        variable, _, value = node.written(*VARIABLES[kind]).partition("=")
+        os.environ[variable] = value
+    made = eval(node.written(*WRITTEN[kind], name), GENERATORS)
     if kind == "ollama":
-        return OllamaChatGenerator(model, url=node.url, response_format=SCHEMA if bound else None, max_retries=1)
-    more: Any = {"api_key": Secret.from_token(node.key), "model": model}
-    more |= {"generation_kwargs": BOUND[kind]} if bound else {}
-    if kind == "messages":
-        return AnthropicChatGenerator(**more)
-    made = OpenAIChatGenerator if kind == "chat" else OpenAIResponsesChatGenerator
-    return made(api_base_url=node.base_url, **more)
+        made.max_retries = 1
+        made.response_format = SCHEMA if bound else None
+    elif bound:
+        made.generation_kwargs = BOUND[kind]
+    return made
 
 
 def with_weather(kind: str, node: Any) -> tuple[Agent, list[str]]:
@@ -145,10 +156,5 @@ def busy(kind: str, node: Any) -> Any:
     return {"text": reply.text, "times": node.answered(503) - before}
 
 
-KINDS = ("chat", "responses", "messages", "ollama")
 EACH = (text, stream, tools, streamed_tools, structured, cancel_stream, cancel_whole, unknown_model, busy)
-CELLS = {
-    f"{kind} {cell.__name__}": partial(cell, kind)
-    for kind in ("chat", "responses", "messages", "ollama")
-    for cell in EACH
-}
+CELLS = {f"{kind} {cell.__name__}": partial(cell, kind) for kind in WRITTEN for cell in EACH}

@@ -18,6 +18,7 @@ MODES: Any = {
     "responses": instructor.Mode.RESPONSES_TOOLS,
     "messages": instructor.Mode.TOOLS,
 }
+PACKAGES = {"instructor": instructor, "OpenAI": openai.AsyncOpenAI, "Anthropic": anthropic.AsyncAnthropic}
 
 
 class City(BaseModel):
@@ -26,11 +27,9 @@ class City(BaseModel):
 
 
 def client(kind: str, node: Any, name: str | None = None) -> Any:
-    mode, model = MODES[kind], name or node.model
-    if kind.startswith("messages"):
-        claude = anthropic.AsyncAnthropic(base_url=node.url, api_key=node.key)
-        return instructor.from_anthropic(claude, mode=mode, model=model)
-    return instructor.from_openai(openai.AsyncOpenAI(base_url=node.base_url, api_key=node.key), mode=mode, model=model)
+    """As users are told to make it, in that mode."""
+    written = node.written("instructor", 1 if kind == "messages" else 0, name)
+    return eval(f"{written.removesuffix(')')}, mode=mode)", {**PACKAGES, "mode": MODES[kind]})
 
 
 def said(kind: str, *turns: str) -> Any:

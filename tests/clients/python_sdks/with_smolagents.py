@@ -26,7 +26,8 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "City", "schema": SCHEM
 
 
 def model(node: Any, name: str | None = None) -> OpenAIModel:
-    return OpenAIModel(name or node.model, api_base=node.base_url, api_key=node.key)
+    """As users are told to make it."""
+    return eval(node.written("smolagents", 0, name), {"OpenAIModel": OpenAIModel})
 
 
 def agent(kind: str, node: Any, name: str | None = None, **more: Any) -> tuple[Any, list[str]]:

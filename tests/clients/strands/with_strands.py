@@ -16,7 +16,13 @@ from strands.models.ollama import OllamaModel
 from strands.models.openai import OpenAIModel
 from strands.models.openai_responses import OpenAIResponsesModel
 
-KINDS = ("chat", "responses", "messages", "ollama")
+MODELS = {each.__name__: each for each in (AnthropicModel, OllamaModel, OpenAIModel, OpenAIResponsesModel)}
+WRITTEN = {
+    "chat": ("strands", 0),
+    "responses": ("strands", 1),
+    "messages": ("strands", 2),
+    "ollama": ("strands-ollama", 1),
+}
 ERRORS = (openai.NotFoundError, anthropic.NotFoundError, ollama.ResponseError)
 
 
@@ -28,17 +34,12 @@ class City(BaseModel):
 
 
 def agent(kind: str, node: Any, name: str | None = None, **more: Any) -> Agent:
-    model_id = name or node.model
-    if kind == "messages":
-        told = {"base_url": node.url, "api_key": node.key}
-        model: Any = AnthropicModel(client_args=told, model_id=model_id, max_tokens=900)
-    elif kind == "ollama":
-        headers = {"Authorization": f"Bearer {node.key}"}
-        model = OllamaModel(node.url, ollama_client_args={"headers": headers}, model_id=model_id)
-    else:
-        made = OpenAIModel if kind == "chat" else OpenAIResponsesModel
-        model = made(client_args={"base_url": node.base_url, "api_key": node.key}, model_id=model_id)
-    return Agent(model=model, callback_handler=None, **more)
+    """As users are told to make its model."""
+    names = dict(MODELS)
+    if kind == "ollama":
+        exec(node.written("strands-ollama", 0), names)
+    client, line = WRITTEN[kind]
+    return Agent(model=eval(node.written(client, line, name), names), callback_handler=None, **more)
 
 
 def with_weather(kind: str, node: Any) -> tuple[Agent, list[str]]:
@@ -134,5 +135,5 @@ def busy(kind: str, node: Any) -> Any:
 
 
 EACH = (text, stream, tools, streamed_tools, structured, cancel_stream, cancel_whole, unknown_model, busy)
-CELLS = {f"{kind} {cell.__name__}": partial(cell, kind) for kind in KINDS for cell in EACH}
+CELLS = {f"{kind} {cell.__name__}": partial(cell, kind) for kind in WRITTEN for cell in EACH}
 del CELLS["ollama busy"]  # it asks once, whatever comes back
