@@ -44,7 +44,8 @@ class NodeClient:
     """A client: which scenario it is, which APIs that tells of, and how the client calls an unknown model.
 
     `folder` has its package.json. `words`: where its errors have the node's words; `status`: what they tell of HTTP,
-    None where they do not. `more` is what its scenario tells of what is in no cell.
+    None where they do not. `heavy`: hundreds of megabytes, run by ./scripts/test --clients alone. `more` is what its
+    scenario tells of what is in no cell.
     """
 
     id: str
@@ -53,7 +54,8 @@ class NodeClient:
     refusal: str
     folder: str = "node_sdks"
     words: str = "message"
-    status: int | None = 404
+    status: int | str | None = 404
+    heavy: bool = False
     variables: Mapping[str, str] = field(default_factory=dict[str, str])
     more: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
@@ -98,6 +100,9 @@ CLIENTS = (
         "strands-js", "node_frameworks/strands.mjs", ("chat", "responses"), "ModelError", folder="node_frameworks",
         status=None,
     ),
+    NodeClient(
+        "genkit", "genkit/genkit.mjs", ("chat",), "GenkitError", folder="genkit", status="UNKNOWN", heavy=True
+    ),
     NodeClient("openai-agents-js", "node_sdks/agents.mjs", ("chat", "responses"), "NotFoundError"),
 )  # fmt: skip
 
@@ -127,7 +132,8 @@ def every_client(*cells: str) -> Any:
 
     def marks(client: NodeClient) -> Any:
         proven = [cell for cell in cells if cell not in LACKS[client.id]]
-        return pytest.mark.client(client.id, *proven, folder=client.folder) if proven else ()
+        proves = [pytest.mark.client(client.id, *proven, folder=client.folder)] if proven else []
+        return [*proves, pytest.mark.clients] if client.heavy else proves
 
     cases = [pytest.param(each, id=each.id, marks=marks(each)) for each in CLIENTS]
     return pytest.mark.parametrize("client", cases, indirect=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from platformdirs import user_cache_path
 
-INSTALL_S = 300.0  # tens of packages, some of 100 MB
+INSTALL_S = 900.0  # hundreds of packages, some of 100 MB
 
 
 def npm_packages(manifest: Path) -> Path:
