@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 
 from benchmarks.random_model import Shape, write_model
-from swarm.engines.engine import EngineSpec
+from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.server_host import MOST_SLOTS, Batching, keeping_slots
-from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
+from swarm.engines.registry import load_engine
 from swarm.generation import Finish, GenerationRequest, Usage
 from swarm.registry.gguf_header import GgufFacts
 from swarm.registry.model_memory import CacheShape, LayerGroup
 from tests.doubles.inside_llama import prompt_tokens_evaluated
+from tests.doubles.made_engines import made_engine
 
 SPEC = EngineSpec("m", Path("m.gguf"), 8192, 2, threads=1)
 LARGE = LayerGroup(layers=36, kv_heads=8, key_length=128, value_length=128)  # 144 KiB a token
@@ -66,16 +67,19 @@ def test_they_are_for_models_where_they_bring_something_and_take_nothing(
 CONTEXT_TOKENS = 32_768
 
 
-@pytest.fixture
-async def engine(tmp_path: Path) -> AsyncIterator[LlamaServerEngine]:
+@pytest.fixture(params=["xllamacpp", "llama-server"])
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[LlamaServerEngine]:
     """One answer at a time, and a cache of more than llama.cpp keeps in memory of prompts that left their slot."""
     path = tmp_path / "wide.gguf"
     shape = Shape(hidden=512, heads=2, kv_heads=2, feed_forward=64, vocabulary=2048)
     await asyncio.to_thread(write_model, path, 3, shape=shape)
-    async with aclosing(
-        await load_xllamacpp(EngineSpec("m", path, CONTEXT_TOKENS, 1, threads=1, cache_type="f32"))
-    ) as it:
-        yield it
+    spec = EngineSpec("m", path, CONTEXT_TOKENS, 1, threads=1, cache_type="f32")
+    if request.param == "llama-server":
+        spec = replace(spec, build=made_engine(request.param))
+    made: Engine = await load_engine(request.param, spec)
+    assert isinstance(made, LlamaServerEngine)
+    async with aclosing(made):
+        yield made
 
 
 async def answer(engine: LlamaServerEngine, begins: str, words: int) -> Usage:
