@@ -5,10 +5,10 @@
 
 Both have the same model (random weights, a cache larger than what a node's llama.cpp keeps of prompts that left their
 slot), the same cells and threads, and are asked the same through `/v1/chat/completions`, streamed. Llama.cpp's server
-has its own defaults: four slots, all of which answer at once, and 8 GiB of memory for prompts that left theirs; a node two
-that answer. In each round and on each side: an agent
-asks twice, with the question for a title in between; then two agents, a chat and a title ask at the same time, three
-times. Their prompts have the size of Claude Code's. Tokens are counted where they are computed.
+has its own defaults: four slots, all of which answer at once, and 8 GiB of memory for prompts that left theirs; the
+node has two that answer. In each round and on each side an agent asks twice, with the question for a title in between;
+then two agents, a chat and a title ask at the same time, three times. The agents' prompts have the size of Claude
+Code's. Tokens are counted where they are computed.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class Side:
                     if piece and first_s is None:
                         first_s = time.perf_counter() - began
                     text += piece
-        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        details: dict[str, Any] = usage.get("prompt_tokens_details") or {}
+        cached = details.get("cached_tokens") or 0
         return Taken(first_s or time.perf_counter() - began, int(usage["prompt_tokens"]), int(cached), text)
 
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -25,7 +23,6 @@ from swarm.engines.engine import EngineSpec
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.server_host import LEAST_SLOTS, PROMPT_CACHE_MIB
 from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
-from swarm.generation import Finish, GenerationRequest
 from tests.doubles.agent_prompts import AgentTalk
 from tests.doubles.clients import Client
 from tests.doubles.inside_llama import busy_slots, prompt_tokens_evaluated
@@ -190,34 +187,3 @@ async def test_two_agents_and_a_chat_neither_starve_nor_drive_each_other_out(hou
     await asyncio.gather(*(chat(f"Hal {number}") for number in range(6)))
     for talk in agents:
         assert (await turn(house, talk)).cached >= known[talk.name] - REREAD_TOKENS
-
-
-async def test_answers_longer_than_planned_take_the_room_of_what_is_idle_and_end_well(tmp_path: Path) -> None:
-    """Then llama.cpp empties a slot by itself: nobody believes in it any more, and what it held is read in slices."""
-    path, context_tokens = tmp_path / "wide.gguf", 4096
-    shape = Shape(hidden=1024, heads=8, kv_heads=8, feed_forward=256, vocabulary=2048)
-    await asyncio.to_thread(write_model, path, 6, shape=shape)
-    spec = EngineSpec("m", path, context_tokens, WORKERS, threads=2, cache_type=CACHE)
-    async with aclosing(await load_xllamacpp(spec)) as engine:
-        slots = engine.http.prefill.slots
-        assert slots.cells == context_tokens * WORKERS
-
-        async def answer(begins: str, words: int, max_tokens: int) -> Finish:
-            content = begins + " word" * words
-            request = GenerationRequest.model_validate(
-                {"model": "m", "messages": [{"role": "user", "content": content}], "temperature": 0.0,
-                 "max_tokens": max_tokens}
-            )  # fmt: skip
-            async with aclosing(engine.candidates(request, 1)) as events:
-                (end,) = [event async for event in events if isinstance(event, Finish)]
-                return end
-
-        idle = await answer("idle", 3500, 1)
-        long = await asyncio.gather(answer("one", 600, 3200), answer("two", 600, 3200))
-        assert [end.usage.completion_tokens for end in long] == [3200, 3200]
-        assert slots.doubted
-        before = await prompt_tokens_evaluated(engine.http)
-        again = await answer("idle", 3500, 1)
-        assert again.usage.cached_tokens == 0
-        assert await prompt_tokens_evaluated(engine.http) - before <= idle.usage.prompt_tokens + REREAD_TOKENS
-        assert (await answer("idle", 3500, 1)).usage.cached_tokens > 3400

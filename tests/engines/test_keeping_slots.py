@@ -12,8 +12,10 @@ import pytest
 
 from benchmarks.random_model import Shape, write_model
 from swarm.engines.engine import Engine, EngineSpec
+from swarm.engines.llama_cpp import server_host
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
 from swarm.engines.llama_cpp.server_host import MOST_SLOTS, Batching, keeping_slots
+from swarm.engines.llama_cpp.xllamacpp import load as load_xllamacpp
 from swarm.engines.registry import load_engine
 from swarm.generation import Finish, GenerationRequest, Usage
 from swarm.registry.gguf_header import GgufFacts
@@ -82,9 +84,10 @@ async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         yield made
 
 
-async def answer(engine: LlamaServerEngine, begins: str, words: int) -> Usage:
+async def answer(engine: LlamaServerEngine, begins: str, words: int, max_tokens: int = 2) -> Usage:
+    said = [{"role": "user", "content": begins + " word" * words}]
     request = GenerationRequest.model_validate(
-        {"model": "m", "messages": [{"role": "user", "content": begins + " word" * words}], "max_tokens": 2}
+        {"model": "m", "messages": said, "max_tokens": max_tokens, "temperature": 0.0}
     )
     async with aclosing(engine.candidates(request, 1)) as events:
         (end,) = [event async for event in events if isinstance(event, Finish)]
@@ -124,3 +127,33 @@ async def test_a_text_that_is_embedded_may_take_a_slot_and_is_asked_after(engine
     believed = {slot.id: len(slot.tokens) for slot in engine.http.prefill.slots.slots}
     assert all(believed[slot] <= told[slot] for slot in told), (believed, told)
     assert sum(believed.values()) > 500
+
+
+def _always(_spec: EngineSpec, _facts: GgufFacts) -> bool:
+    return True
+
+
+async def test_where_answers_need_more_than_there_is_llama_cpp_takes_it_from_what_is_idle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They end well. What was emptied is not believed to be there once it is asked after."""
+    monkeypatch.setattr(server_host, "may_keep", _always)
+    path, context_tokens = tmp_path / "small.gguf", 1024
+    await asyncio.to_thread(
+        write_model, path, 2, shape=Shape(hidden=128, heads=2, kv_heads=2, feed_forward=64, vocabulary=2048)
+    )
+    spec = EngineSpec("m", path, context_tokens, 2, threads=1)
+    async with aclosing(await load_xllamacpp(spec, "never")) as engine:
+        slots = engine.http.prefill.slots
+        assert (len(slots.slots), slots.cells) == (4, 2 * context_tokens)
+        slots.cells *= 10  # so that nothing is emptied beforehand
+        await answer(engine, "idle", 900)
+        long = await asyncio.gather(*(answer(engine, name, 100, 800) for name in ("one", "two")))
+        assert [usage.completion_tokens for usage in long] == [800, 800]
+        (idle,) = [slot for slot in slots.slots if len(slot.tokens) > 800]
+        slots.doubted = True
+        assert (await answer(engine, "other", 600)).cached_tokens < 20
+        assert not idle.tokens
+        before = await prompt_tokens_evaluated(engine.http)
+        again = await answer(engine, "idle", 900)
+        assert await prompt_tokens_evaluated(engine.http) - before == again.prompt_tokens - again.cached_tokens > 850
