@@ -222,6 +222,10 @@ async def test_a_copy_is_a_second_name_that_is_listed_and_deleted_alone(tmp_path
         body = {"model": "MINE", "prompt": "a", "raw": True, "options": {"num_predict": 1}, "stream": False}
         said = (await client.post("/api/generate", body)).json
         assert (said["model"], said["done"]) == ("MINE", True)
+        near = await deleted(node, {"model": "minee"})
+        assert "did you mean 'Mine'" in near.json["error"]
+        tags = {model["name"]: model for model in (await client.get("/api/tags")).json["models"]}
+        assert tags["Mine"] == {**tags["tiny-q8_0"], "name": "Mine", "model": "Mine"}, "it is one model"
         await asked.copy("mine", "other")
         assert await names(client) == {"tiny-q8_0", "Mine", "other"}, "a copy of a copy is one of the model"
         assert (await deleted(node, {"model": "mine:latest"})).json["status"] == "success"

@@ -182,7 +182,11 @@ class RequestedNames:
 
     def unknown(self, name: str) -> UnknownModel:
         """What to raise for a name that means no model."""
-        return UnknownModel(name, self._dispatcher.model_names(), self._unusable(name) or "")
+        return UnknownModel(name, self.known(), self._unusable(name) or "")
+
+    def known(self) -> tuple[str, ...]:
+        """The names that whoever mistypes one is told: of models, and those that were given to some."""
+        return (*self._dispatcher.model_names(), *sorted(self.given.all()))
 
     def meant(self, name: str, upstream: bool = True) -> str | None:
         """The model that `name` means; None where no node is known to have it. Raises AmbiguousModel."""

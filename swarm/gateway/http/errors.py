@@ -294,7 +294,8 @@ def ollama_error_object(error: SwarmError) -> dict[str, object]:
     if not isinstance(error, UnknownModel):
         return {"error": http_error(error).message}
     wanted = error.name.removesuffix(":latest")
-    near = difflib.get_close_matches(wanted.casefold(), [*error.known], n=MAX_NEAR)
+    known = {name.casefold(): name for name in error.known}
+    near = [known[name] for name in difflib.get_close_matches(wanted.casefold(), known, n=MAX_NEAR)]
     meant = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
     why = f" ({error.why})" if error.why else ""
     return {"error": f"model {error.name!r} not found{why}{meant}; GET /api/tags lists what there is"}

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final, NoReturn
 
 from aiohttp import web
@@ -210,11 +209,11 @@ async def _vectors(
 async def tags(request: web.Request) -> web.Response:
     """{"models": [...]}: every model of every node, after `swarm`, which is all of them; then copies."""
     created_s = request.app[STARTED_AT]
-    models = model_list(request)
-    by_name = {model.name: model for model in models}
-    given = sorted(request.app[NAMES].given.all().items())
-    copies = [replace(by_name[meant], name=name) for name, meant in given if meant in by_name]
-    return json_response({"models": [tag(model, created_s) for model in (*models, *copies)]})
+    tagged = [tag(model, created_s) for model in model_list(request)]
+    for name, meant in sorted(request.app[NAMES].given.all().items()):
+        with suppress(UnknownModel):  # no node has it now
+            tagged.append({**tag(model_named(request, meant), created_s), "name": name, "model": name})
+    return json_response({"models": tagged})
 
 
 async def show(request: web.Request) -> web.Response:

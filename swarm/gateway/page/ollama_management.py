@@ -206,7 +206,7 @@ async def delete(request: web.Request) -> web.Response:
         removal = await shelf.removal(found or name)
     except NotDownloaded as error:
         why = "" if found is None else "no file of it lies on this node's disk"
-        raise UnknownModel(wanted, app[DISPATCHER].model_names(), why) from error
+        raise UnknownModel(wanted, names.known(), why) from error
     except SetupError as error:
         raise BadRequest(str(error), param="model") from error
     return _success(await _removed(request, shelf, removal))
