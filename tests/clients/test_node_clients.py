@@ -1,5 +1,7 @@
 """Clients of Node at a node whose model plays its part: each does by its own helpers what the table's cells say.
 
+They are made as their pages say, by the settings of clients.toml.
+
 A client is a scenario, `tests/clients/SCRIPT`, which runs once and tells what it saw of each of its APIs:
 `text`, `pieces` of a stream, what came of a loop with a tool (`tool`, `streamedTool`) and of a schema (`object`,
 `streamedObject`), how an unknown model failed (`refusal`, `streamedRefusal`), and each stream that it `left`.
@@ -56,11 +58,10 @@ class NodeClient:
     words: str = "message"
     status: int | str | None = 404
     heavy: bool = False
-    variables: Mapping[str, str] = field(default_factory=dict[str, str])
     more: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-LACKS = {entry.id: entry.lacks for entry in client_entries()}
+ENTRIES = {entry.id: entry for entry in client_entries()}
 LISTED = {"models": ["swarm", MODEL]}
 PATIENT = {**LISTED, "busy": ["Hello.", 2]}  # the second time it was answered
 OLLAMA = {
@@ -123,7 +124,7 @@ def told(client: NodeClient, node: PlayedNode, tmp_path_factory: pytest.TempPath
     """What the client's scenario saw. It lives until the last of its tests has ended."""
     place, manifest = tmp_path_factory.mktemp(client.id), HERE / client.folder / "package.json"
     before = len(node.asked)
-    with node_scenario(manifest, HERE / client.script, node, place, client.variables) as said:
+    with node_scenario(ENTRIES[client.id], manifest, HERE / client.script, node, place) as said:
         yield {**said, "asked": node.asked[before:]}
 
 
@@ -131,7 +132,7 @@ def every_client(*cells: str) -> Any:
     """A test of each client, which proves those cells of it that it can have. All of one client's run in a row."""
 
     def marks(client: NodeClient) -> Any:
-        proven = [cell for cell in cells if cell not in LACKS[client.id]]
+        proven = [cell for cell in cells if cell not in ENTRIES[client.id].lacks]
         proves = [pytest.mark.client(client.id, *proven, folder=client.folder)] if proven else []
         return [*proves, pytest.mark.clients] if client.heavy else proves
 

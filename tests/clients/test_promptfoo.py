@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from swarm.commands.client_settings import client_entries
 from tests.doubles.node_programs import REQUESTS, node_program, quiet_environment
 from tests.doubles.npm_packages import npm_packages
 from tests.doubles.played_node import (
@@ -74,13 +75,17 @@ def case(label: str, task: str, *assertions: Mapping[str, Any]) -> dict[str, Any
 
 @contextmanager
 def promptfoo(
-    place: Path, providers: Sequence[Mapping[str, Any]], tests: Sequence[Mapping[str, Any]], *more: str
+    place: Path, providers: Sequence[Mapping[str, Any]] | str, tests: Sequence[Mapping[str, Any]], *more: str
 ) -> Iterator[subprocess.Popen[str]]:
-    """`promptfoo eval` in `place`, with results in results.json and what it asked in requests.txt."""
-    config = {"prompts": ["{{task}}"], "providers": providers, "tests": tests}
-    (place / "promptfooconfig.json").write_text(json.dumps(config))
+    """`promptfoo eval` in `place`, with results in results.json and what it asked in requests.txt.
+
+    `providers` may be text of its configuration file.
+    """
+    said = providers if isinstance(providers, str) else f"providers: {json.dumps(providers)}"
+    config = [said, f"tests: {json.dumps(tests)}", 'prompts: ["{{task}}"]']
+    (place / "promptfooconfig.yaml").write_text("\n".join(config))
     program = npm_packages(MANIFEST) / "promptfoo" / "dist" / "src" / "entrypoint.js"
-    options = ("--no-cache", "--no-progress-bar", "--no-table", "-c", "promptfooconfig.json", "-o", "results.json")
+    options = ("--no-cache", "--no-progress-bar", "--no-table", "-c", "promptfooconfig.yaml", "-o", "results.json")
     watched = {"NODE_OPTIONS": f"--import={REQUESTS}", "REQUESTS_FILE": str(place / "requests.txt")}
     running = subprocess.Popen(
         [node_program(NODE), str(program), "eval", *options, *more],
@@ -170,7 +175,9 @@ def test_nobody_but_the_node_is_reached(results: dict[str, Any], node: PlayedNod
 
 @pytest.mark.client("promptfoo", "cancel")
 def test_an_interrupted_evaluation_frees_its_slot(node: PlayedNode, tmp_path: Path) -> None:
-    with promptfoo(tmp_path, [provider(node, "plain")], [case("plain", ENDLESS_TASK)]) as running:
+    (entry,) = (each for each in client_entries() if each.id == "promptfoo")
+    settings = "\n".join(entry.lines(node.url, KEY, MODEL, None))
+    with promptfoo(tmp_path, settings, [{"vars": {"task": ENDLESS_TASK}}]) as running:
         node.until_busy()
         running.send_signal(signal.SIGINT)
         node.until_idle()

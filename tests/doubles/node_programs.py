@@ -8,13 +8,14 @@ import re
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from swarm.commands.client_settings import ClientEntry
 from tests.doubles.npm_packages import npm_packages
 from tests.doubles.played_node import (
     BUSY_TASK,
@@ -65,10 +66,8 @@ def quiet_environment(home: Path, **variables: str) -> dict[str, str]:
 
 
 @contextmanager
-def node_scenario(
-    manifest: Path, script: Path, node: PlayedNode, place: Path, variables: Mapping[str, str] | None = None
-) -> Iterator[Any]:
-    """What `script` tells, in one line of JSON; it lives until the block ends.
+def node_scenario(client: ClientEntry, manifest: Path, script: Path, node: PlayedNode, place: Path) -> Iterator[Any]:
+    """What `script` tells of `client`, in one line of JSON; it lives until the block ends.
 
     It runs in `place`, an empty folder, with its neighbours, the packages of `manifest`, and is told where `node` is.
     """
@@ -76,13 +75,14 @@ def node_scenario(
     for file in (*script.parent.glob("*.mjs"), *RUNTIME.glob("*.mjs")):
         shutil.copy(file, place)
     told = {"url": node.url, "key": KEY, "model": MODEL, "unknown": UNKNOWN_MODEL, "endless": ENDLESS, "tasks": TASKS}
-    command = [node_program(), script.name, json.dumps(told)]
+    settings = {model: client.lines(node.url, KEY, model, None) for model in (MODEL, UNKNOWN_MODEL)}
+    command = [node_program(), script.name, json.dumps({**told, "settings": settings})]
     complaints = place / "stderr.txt"
     with complaints.open("w") as errors:
         program = subprocess.Popen(
             command,
             cwd=place,
-            env=quiet_environment(place / "home", **(variables or {})),
+            env=quiet_environment(place / "home"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -1,6 +1,6 @@
 // Genkit with its plugin for servers that are compatible with OpenAI's, over Chat.
 
-import { failure, key, left, model, tasks, tell, unknown, url } from "./scenario_support.mjs";
+import { failure, key, left, model, tasks, tell, unknown, url, written } from "./scenario_support.mjs";
 import { compatOaiModelRef, defineCompatOpenAIModel, openAICompatible } from "@genkit-ai/compat-oai";
 import { genkit, z } from "genkit";
 
@@ -36,7 +36,8 @@ async function streamed(request) {
   return { pieces, answer: await response };
 }
 
-const told = { text: (await ai.generate(asked(tasks.text))).text };
+const plain = written({ genkit, openAICompatible });
+const told = { text: (await plain.generate(asked(tasks.text))).text };
 told.pieces = (await streamed(asked(tasks.text))).pieces;
 told.tool = (await ai.generate(asked(tasks.tool, { tools: [getWeather] }))).text;
 told.streamedTool = (await streamed(asked(tasks.tool, { tools: [getWeather] }))).answer.text;

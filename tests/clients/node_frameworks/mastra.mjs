@@ -1,6 +1,6 @@
 // Mastra's agents, over Chat.
 
-import { failure, key, left, model, tasks, tell, unknown, url } from "./scenario_support.mjs";
+import { failure, key, left, model, tasks, tell, unknown, url, written } from "./scenario_support.mjs";
 import { Agent } from "@mastra/core/agent";
 import { createTool } from "@mastra/core/tools";
 import { z } from "zod";
@@ -17,20 +17,17 @@ const getWeather = createTool({
 });
 const schema = z.object({ city: z.string(), degrees: z.number() });
 
-function agent(name, tools = {}) {
-  const place = { id: `swarm/${name}`, url: `${url}/v1`, apiKey: key };
-  return new Agent({ id: "asked", name: "asked", instructions: "Be brief.", model: place, tools });
-}
-
 async function collected(stream) {
   const pieces = [];
   for await (const piece of stream) pieces.push(piece);
   return pieces;
 }
 
-const plain = agent(model);
-const reporter = agent(model, { get_weather: getWeather });
-const nobody = agent(unknown);
+const plain = written({ Agent });
+const place = { id: `swarm/${model}`, url: `${url}/v1`, apiKey: key };
+const tools = { get_weather: getWeather };
+const reporter = new Agent({ id: "asked", name: "asked", instructions: "Be brief.", model: place, tools });
+const nobody = written({ Agent }, 0, unknown);
 const structuredOutput = { schema };
 
 const told = { text: (await plain.generate(tasks.text)).text };

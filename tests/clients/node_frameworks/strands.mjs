@@ -1,6 +1,6 @@
 // Strands Agents, over Chat and Responses.
 
-import { failure, key, left, model, tasks, tell, unknown, url } from "./scenario_support.mjs";
+import { failure, key, left, model, tasks, tell, unknown, url, written } from "./scenario_support.mjs";
 import { Agent, tool } from "@strands-agents/sdk";
 import { OpenAIModel } from "@strands-agents/sdk/models/openai";
 import { z } from "zod";
@@ -31,7 +31,8 @@ async function pieces(stream) {
 
 async function conversations(api) {
   const agent = (name, more = {}) => {
-    const place = new OpenAIModel({ api, modelId: name, apiKey: key, clientConfig: { baseURL: `${url}/v1` } });
+    const responding = { api, modelId: name, apiKey: key, clientConfig: { baseURL: `${url}/v1` } };
+    const place = api === "chat" ? written({ OpenAIModel }, 0, name) : new OpenAIModel(responding);
     return new Agent({ model: place, printer: false, ...more });
   };
   const told = { text: said(await agent(model).invoke(tasks.text)) };

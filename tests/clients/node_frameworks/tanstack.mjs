@@ -1,6 +1,6 @@
 // TanStack AI with its adapter for servers that are compatible with OpenAI's, over Chat and Responses.
 
-import { failure, key, left, model, tasks, tell, unknown, url } from "./scenario_support.mjs";
+import { failure, key, left, model, tasks, tell, unknown, url, written } from "./scenario_support.mjs";
 import { chat, toolDefinition } from "@tanstack/ai";
 import { openaiCompatible } from "@tanstack/ai-openai/compatible";
 import { z } from "zod";
@@ -27,8 +27,9 @@ async function pieces(stream) {
   return told;
 }
 
-async function conversations(api) {
-  const place = openaiCompatible({ name: "swarm", baseURL: `${url}/v1`, apiKey: key, models: [model, unknown], api });
+async function conversations(responding) {
+  const more = { name: "swarm", baseURL: `${url}/v1`, apiKey: key, models: [model, unknown], api: "responses" };
+  const place = (name) => (responding ? openaiCompatible(more)(name) : written({ openaiCompatible }, 0, name));
   const asked = (content, more = {}) => ({ adapter: place(model), messages: [{ role: "user", content }], ...more });
   const told = { text: await chat(asked(tasks.text, { stream: false })) };
   told.pieces = await pieces(chat(asked(tasks.text)));
@@ -46,4 +47,4 @@ async function conversations(api) {
   return told;
 }
 
-tell({ apis: { chat: await conversations("chat-completions"), responses: await conversations("responses") }, cities });
+tell({ apis: { chat: await conversations(false), responses: await conversations(true) }, cities });

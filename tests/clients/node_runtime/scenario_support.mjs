@@ -1,5 +1,5 @@
 // What the scenarios of clients share. Import it first: it counts every request of the process from then on.
-// Usage: node SCENARIO.mjs '{"url": ..., "key": ..., "model": ..., "unknown": ..., "endless": ..., "tasks": {...}}'
+// Usage: node SCENARIO.mjs '{"url": ..., "key": ..., "model": ..., "unknown": ..., "endless": ..., "tasks": {...}, "settings": {...}}'
 
 import { requests } from "./requests.mjs";
 
@@ -7,7 +7,14 @@ const say = console.log;
 console.log = console.info = console.warn = console.dir = console.error; // stdout is for what the scenario tells
 
 // `endless`: what the model says to tasks.endless before it says nothing more.
-export const { url, key, model, unknown, endless, tasks } = JSON.parse(process.argv[2]);
+export const { url, key, model, unknown, endless, tasks, settings } = JSON.parse(process.argv[2]);
+
+// What a line of the client's settings in clients.toml makes, as users are told to write it, for the model `name`.
+// `names` are those that the line uses.
+export function written(names, line = 0, name = model) {
+  const expression = settings[name][line].replace(/^const \w+ = /, "");
+  return new Function(...Object.keys(names), `return ${expression}`)(...Object.values(names));
+}
 
 // What `action` throws: its class, those above it, what it and the answer's body say, and how many requests it took.
 export async function failure(action) {

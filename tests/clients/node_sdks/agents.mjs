@@ -1,6 +1,6 @@
 // OpenAI's Agents SDK for Node, over Chat and Responses, with tracing off: nothing but the node is asked.
 
-import { failure, key, left, model, tasks, tell, unknown, url } from "./scenario_support.mjs";
+import { failure, key, left, model, tasks, tell, unknown, url, written } from "./scenario_support.mjs";
 import { Agent, OpenAIProvider, Runner, tool } from "@openai/agents";
 import { z } from "zod";
 
@@ -14,14 +14,16 @@ const getWeather = tool({
     return "sunny, 21 degrees";
   },
 });
-const agent = new Agent({ name: "plain", instructions: "Be brief.", model });
+const agent = written({ Agent }, 1);
 const reporter = new Agent({ name: "reporter", model, tools: [getWeather] });
 const describer = new Agent({ name: "describer", model, outputType: z.object({ city: z.string(), degrees: z.number() }) });
-const stranger = new Agent({ name: "stranger", model: unknown });
+const stranger = written({ Agent }, 1, unknown);
 
 async function conversations(useResponses) {
   const modelProvider = new OpenAIProvider({ baseURL: `${url}/v1`, apiKey: key, useResponses });
-  const runner = new Runner({ modelProvider, tracingDisabled: true });
+  const runner = useResponses
+    ? written({ Runner, OpenAIProvider })
+    : new Runner({ modelProvider, tracingDisabled: true });
   const streamed = async (who, task) => {
     const result = await runner.run(who, task, { stream: true });
     const pieces = [];

@@ -1,12 +1,12 @@
 // Anthropic's SDK for Node: streams, the tool runner, parsed answers, streams that are left.
 
-import { counted, failure, key, left, model, tasks, tell, unknown, url } from "./scenario_support.mjs";
+import { counted, failure, left, model, tasks, tell, unknown, written } from "./scenario_support.mjs";
 import Anthropic from "@anthropic-ai/sdk";
 import { betaZodTool } from "@anthropic-ai/sdk/helpers/beta/zod";
 import { zodOutputFormat } from "@anthropic-ai/sdk/helpers/zod";
 import { z } from "zod";
 
-const client = new Anthropic({ baseURL: url, apiKey: key });
+const client = written({ Anthropic });
 const user = (content) => ({ model, max_tokens: 1000, messages: [{ role: "user", content }] });
 const words = (event) => (event.type === "content_block_delta" ? event.delta.text : undefined);
 

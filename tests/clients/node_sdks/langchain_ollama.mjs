@@ -1,11 +1,11 @@
 // LangChain's ChatOllama, at Ollama's API.
 
-import { key, model, tell, unknown, url } from "./scenario_support.mjs";
+import { key, model, tell, unknown, url, written } from "./scenario_support.mjs";
 import { ChatOllama, OllamaEmbeddings } from "@langchain/ollama";
 import { cities, conversations } from "./chains.mjs";
 
 const shared = { baseUrl: url, headers: { Authorization: `Bearer ${key}` } };
-const chat = (name) => new ChatOllama({ model: name, ...shared });
+const chat = (name) => written({ ChatOllama }, 0, name);
 const vectors = await new OllamaEmbeddings({ model, ...shared }).embedDocuments(["a", "b"]);
 const used = chat(model);
 // A signal ends its stream for the reader, but not the connection: that takes the client's own abort().

@@ -1,10 +1,10 @@
 // The `ollama` package at Ollama's API: chat and generate, tools by hand as its documents have it, and what else it calls.
 
-import { failure, key, left, model, tasks, tell, unknown, url } from "./scenario_support.mjs";
+import { failure, left, model, tasks, tell, unknown, url, written } from "./scenario_support.mjs";
 import { Ollama } from "ollama";
 import { z } from "zod";
 
-const ollama = () => new Ollama({ host: url, headers: { Authorization: `Bearer ${key}` } });
+const ollama = () => written({ Ollama });
 const client = ollama();
 const user = (content) => ({ model, messages: [{ role: "user", content }] });
 const format = z.toJSONSchema(z.object({ city: z.string(), degrees: z.number() }));

@@ -1,11 +1,11 @@
 // OpenAI's SDK for Node, over Chat and Responses, with its own helpers: runTools, Zod formats, streams that are left.
 
-import { counted, failure, key, left, model, tasks, tell, unknown, url } from "./scenario_support.mjs";
+import { counted, failure, left, model, tasks, tell, unknown, written } from "./scenario_support.mjs";
 import OpenAI from "openai";
 import { zodFunction, zodResponseFormat, zodResponsesFunction, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
-const client = new OpenAI({ baseURL: `${url}/v1`, apiKey: key });
+const client = written({ OpenAI });
 const user = (content) => ({ model, messages: [{ role: "user", content }] });
 const input = (content) => ({ model, input: content });
 const City = z.object({ city: z.string(), degrees: z.number() });
