@@ -655,9 +655,11 @@ class WorkerPool:
         own = self._models.get(model_id)
         if own is None or (own.option is None and own.workers is None):
             raise UnknownModel(model_id, tuple(state.model_id for state in self.states()), "it is not loaded")
-        is_new, own.kept_s = own.kept_s != idle_s, idle_s
+        if own.kept_s == idle_s:
+            return False
+        own.kept_s = idle_s
         self._stir()
-        return is_new
+        return True
 
     # The keeper
 

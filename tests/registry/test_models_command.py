@@ -174,8 +174,9 @@ def test_what_is_not_ours_is_not_removed(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
 ) -> None:
     theirs = write_named_model(tmp_path / "hub-cache" / "models--their--repo" / "snapshots" / "c0ffee" / "theirs.gguf")
-    assert swarm("rm", name, data_dir=data_dir) == 2
-    assert re.search(said, capsys.readouterr().err)
+    for words in ([], ["--dry-run"]):
+        assert swarm("rm", name, *words, data_dir=data_dir) == 2
+        assert re.search(said, capsys.readouterr().err)
     assert theirs.exists()
 
 
