@@ -63,9 +63,11 @@ class NodeClient:
 
 ENTRIES = {entry.id: entry for entry in client_entries()}
 LISTED = {"models": ["swarm", MODEL]}
+VOTED = {"voted": [3]}  # how many votes each API's account says were wanted
 PATIENT = {**LISTED, "busy": ["Hello.", 2]}  # the second time it was answered
 OLLAMA = {
     **LISTED,
+    **VOTED,
     "thought": [THOUGHT, TEXT],
     "generated": {"text": TEXT, "reason": "stop", "pieces": TEXT, "object": PARIS, "left": [ENDLESS, ENDLESS]},
     "embedded": [VECTOR, VECTOR],
@@ -75,14 +77,14 @@ OLLAMA = {
 CLIENTS = (
     NodeClient(
         "openai-node", "node_sdks/openai.mjs", ("chat", "responses"), "NotFoundError",
-        more={**PATIENT, "vectors": [VECTOR, VECTOR]},
+        more={**PATIENT, "vectors": [VECTOR, VECTOR], "voted": [3, 3]},
     ),
     NodeClient(
         "anthropic-node", "node_sdks/anthropic.mjs", ("messages",), "NotFoundError",
-        more={**PATIENT, "tokens": 7, "threaded": [TEXT, TEXT]},
+        more={**PATIENT, **VOTED, "tokens": 7, "threaded": [TEXT, TEXT]},
     ),
-    NodeClient("ai-sdk-6", "ai_sdk/played.mjs", AI_SDK, "APICallError", folder="ai_sdk"),
-    NodeClient("ai-sdk-7", "ai_sdk/played.mjs", AI_SDK, "APICallError", folder="ai_sdk_7"),
+    NodeClient("ai-sdk-6", "ai_sdk/played.mjs", AI_SDK, "APICallError", folder="ai_sdk", more=VOTED),
+    NodeClient("ai-sdk-7", "ai_sdk/played.mjs", AI_SDK, "APICallError", folder="ai_sdk_7", more=VOTED),
     NodeClient(
         "ollama-ai-provider", "ai_sdk/played_ollama.mjs", ("ollama",), "APICallError", folder="ai_sdk_7", words="body"
     ),

@@ -60,5 +60,6 @@ told.left.push(await left(helper, words, () => helper.abort()));
 const thread = client.beta.messages.thread({ ...user(tasks.text), unsupportedRequestBehavior: "continue_unthreaded" });
 const turns = [await thread.send(), await thread.send({ role: "user", content: tasks.thought })];
 const threaded = turns.map((turn) => turn.content.at(-1).text);
+const voted = [(await client.messages.create({ ...user(tasks.text), swarm: { votes: 3 } })).swarm.wanted];
 const busy = await counted(async () => (await client.messages.create(user(tasks.busy))).content[0].text);
-tell({ apis: { messages: told }, cities, models, tokens, threaded, busy });
+tell({ apis: { messages: told }, cities, models, tokens, threaded, voted, busy });

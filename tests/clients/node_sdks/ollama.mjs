@@ -95,6 +95,7 @@ const refusals = {
   delete: await refused(() => client.delete({ model })),
   withoutKey: await refused(() => new Ollama({ host: url }).chat(user(tasks.text))),
 };
+const voted = [(await client.chat({ ...user(tasks.text), swarm: { votes: 3 } })).swarm.wanted];
 const apis = { ollama: await chat() };
 const told = { thought: [thought.thinking, thought.content], generated, embedded, running, shown, version, refusals };
-tell({ apis, cities, models, ...told });
+tell({ apis, cities, models, voted, ...told });

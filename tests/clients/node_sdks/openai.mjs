@@ -99,6 +99,11 @@ const models = [];
 for await (const each of client.models.list()) models.push(each.id);
 const { data } = await client.embeddings.create({ model, input: ["a", "b"] });
 const vectors = data.map((each) => each.embedding.length);
+const swarm = { votes: 3 };
+const voted = [
+  (await client.chat.completions.create({ ...user(tasks.text), swarm })).swarm.wanted,
+  (await client.responses.create({ ...input(tasks.text), swarm })).swarm.wanted,
+];
 const answer = () => client.chat.completions.create(user(tasks.busy));
 const busy = await counted(async () => (await answer()).choices[0].message.content);
-tell({ apis: { chat: await chat(), responses: await responses() }, cities, models, vectors, busy });
+tell({ apis: { chat: await chat(), responses: await responses() }, cities, models, vectors, voted, busy });
