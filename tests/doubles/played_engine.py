@@ -79,6 +79,7 @@ class Conversation:
     tools: tuple[str, ...] = ()
     answer_schema: bool = False  # whether the answer has to be JSON
     must_call: bool = False
+    parameters: Mapping[str, JsonObject] = field(default_factory=dict[str, JsonObject])  # of each tool, as JSON schemas
 
     @property
     def task(self) -> str:
@@ -162,9 +163,13 @@ class PlayedEngine(EchoEngine):
         )
 
     def candidates(self, request: GenerationRequest, n: int) -> EventStream:
-        tools = tuple(tool.function.name for tool in request.tools)
-        must_call = request.tool_choice not in ("auto", "none")
-        conversation = Conversation(request.messages or (), tools, request.response_format is not None, must_call)
+        conversation = Conversation(
+            request.messages or (),
+            tuple(tool.function.name for tool in request.tools),
+            request.response_format is not None,
+            request.tool_choice not in ("auto", "none"),
+            {tool.function.name: tool.function.parameters for tool in request.tools},
+        )
         part = self.parts.get(conversation.task, self._part) if request.messages else None
         if part is None:
             return super().candidates(request, n)

@@ -12,7 +12,10 @@ import threading
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
+
+from aiohttp import web
 
 from swarm.engines.engine import EngineSpec
 from swarm.errors import Unavailable
@@ -77,8 +80,20 @@ def usual(never: asyncio.Event) -> Part:
     return play
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer of the node as it began: the path that was asked, the status, and whether it was a stream."""
+
+    path: str
+    status: int
+    streamed: bool
+
+
 class PlayedNode:
-    """Use `played_node`. `url` is the node's, without /v1; `engine` has everything that was asked."""
+    """Use `played_node`. `url` is the node's, without /v1; `engine` has everything that was asked.
+
+    `replies` are how the node answered what was posted to it, also what it refused.
+    """
 
     def __init__(self, part: Callable[[asyncio.Event], Part], options: Callable[[], NodeOptions]) -> None:
         self._part = part
@@ -90,6 +105,7 @@ class PlayedNode:
         self.engine: PlayedEngine
         self.node: RunningNode
         self.url = ""
+        self.replies: list[Reply] = []
 
     def serve(self) -> None:
         """Run the node until `end`; the thread's whole life."""
@@ -105,10 +121,16 @@ class PlayedNode:
         self._ended = asyncio.Event()
         spec = EngineSpec(MODEL, None, CONTEXT_TOKENS, SLOTS, threads=1)
         self.engine = PlayedEngine(spec, part=self._part(asyncio.Event()))
-        async with RunningNode("kitchen", ready(self.engine), options=self._options()) as self.node:
+        options = replace(self._options(), watch=self._note)
+        async with RunningNode("kitchen", ready(self.engine), options=options) as self.node:
             self.url = self.node.url
             self._started.set()
             await self._ended.wait()
+
+    def _note(self, request: web.Request, response: web.StreamResponse) -> None:
+        if request.method == "POST":
+            streamed = response.content_type in ("text/event-stream", "application/x-ndjson")
+            self.replies.append(Reply(request.path, response.status, streamed))
 
     def wait_until_started(self) -> None:
         assert self._started.wait(START_S)
@@ -141,13 +163,15 @@ class PlayedNode:
 
     def until_busy(self, slots: int = 1) -> None:
         """Return when so many answers are being made, or more: of what is voted on there are several."""
-        self.run(eventually(lambda: self._busy() >= slots))
+        self.run(eventually(lambda: self.busy >= slots))
 
     def until_idle(self) -> None:
         """Return when every slot is free: those of a client that left, too."""
-        self.run(eventually(lambda: self._busy() == 0))
+        self.run(eventually(lambda: self.busy == 0))
 
-    def _busy(self) -> int:
+    @property
+    def busy(self) -> int:
+        """How many answers are being made."""
         workers = self.node.pool.get(MODEL)
         assert workers is not None
         return sum(SLOTS - state.slots_free for state in self.node.pool.states() if state.model_id == MODEL)

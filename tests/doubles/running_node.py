@@ -115,6 +115,8 @@ class NodeOptions:
     log_ring: LogRing | None = None
     tool_host: ToolHost | None = None
     contents: Mapping[str, str] = field(default_factory=dict[str, str])  # its models' fingerprints, by their ids
+    listener: socket.socket | None = None  # on which it listens; None: on a port of its own at `host`
+    watch: Callable[[web.Request, web.StreamResponse], None] | None = None  # told of each answer as it begins
 
 
 class RunningNode:
@@ -276,8 +278,10 @@ class RunningNode:
             trust_commands=lambda: getattr(self, "trust_service", None),
             client=self.client,
         )
+        if (watch := self._options.watch) is not None:
+            self.app.on_response_prepare.append(_telling(watch))
         runner = web.AppRunner(self.app, handler_cancellation=True, access_log=None, shutdown_timeout=SHUTDOWN_S)
-        listener = socket.create_server((self._options.host, 0), backlog=LISTEN_BACKLOG)
+        listener = self._options.listener or socket.create_server((self._options.host, 0), backlog=LISTEN_BACKLOG)
         self.address = Address("127.0.0.1", int(listener.getsockname()[1]))
         if self.trust is not None:
             self._ports = await stack.enter_async_context(
@@ -322,6 +326,15 @@ class RunningNode:
             roster=None if self.trust is None or self.trust.roster is None else self.trust.roster.digest,
             loadable=self.loadables.digest,
         )
+
+
+def _telling(
+    watch: Callable[[web.Request, web.StreamResponse], None],
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    async def tell(request: web.Request, response: web.StreamResponse) -> None:
+        watch(request, response)
+
+    return tell
 
 
 @asynccontextmanager
