@@ -85,8 +85,8 @@ def test_what_would_be_in_the_way_is_removed_and_the_rest_is_kept() -> None:
 
 @pytest.mark.parametrize(
     ("name", "context", "remedy"),
-    [("claude", 8192, "--context 32768"), ("codex", 8192, "--context 16384"), ("claude", 32768, None),
-     ("claude", None, None), ("aider", 512, None)],
+    [("claude", 8192, "--context 16384"), ("codex", 8192, "--context 16384"), ("claude", 32768, None),
+     ("claude", None, None), ("aider", 1024, None)],
 )  # fmt: skip
 def test_a_context_that_is_too_small_is_told(name: str, context: int | None, remedy: str | None) -> None:
     told = too_small(BY_NAME[name], target(context=context))
