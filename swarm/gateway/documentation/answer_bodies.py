@@ -339,6 +339,20 @@ class Modalities(BaseModel):
     output: list[Literal["text", "embeddings", "scores"]]
 
 
+class ModelArchitecture(BaseModel):
+    """The same as `modalities`, under llama-server's names."""
+
+    input_modalities: list[str]
+    output_modalities: list[str]
+
+
+class ModelSizes(BaseModel):
+    """What is known of a model's sizes, under llama-server's names."""
+
+    n_ctx: int | None = None
+    size: int | None = None
+
+
 class ModelEntry(BaseModel):
     """A model that lies or runs on `nodes`: `states` is how it is on each, `state` the best of these.
 
@@ -359,6 +373,8 @@ class ModelEntry(BaseModel):
     context_tokens: int | None
     size_bytes: int | None
     modalities: Modalities
+    architecture: ModelArchitecture
+    meta: ModelSizes
     tools: Literal["native", "general"] | None = None
     aliases: list[str] | None = None
     pinned: bool | None = None

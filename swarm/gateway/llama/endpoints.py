@@ -134,7 +134,7 @@ async def props(request: web.Request) -> web.Response:
             "chat_template": facts.chat_template,
             "bos_token": facts.bos_token,
             "eos_token": facts.eos_token,
-            "modalities": {"vision": facts.vision, "audio": False},
+            "modalities": {"vision": facts.vision, "audio": False, "video": False},
             "build_info": f"local-swarm {program_version()}",
             "swarm": {
                 "node": replica.node,

@@ -120,13 +120,16 @@ def _swarm(models: Sequence[ModelOnNodes]) -> ModelOnNodes:
 
 
 def model_object(model: ModelOnNodes, created: int) -> JsonObject:
-    """The entry in OpenAI's form, which ends with `owned_by`, and llama-server's `status`; the rest is our own.
+    """The entry in OpenAI's form, and llama-server's `status`, `architecture` and `meta`; the rest is our own.
 
     Tools are `native` to a model whose chat template knows them, and `general` where a form of ours stands for that.
     `engine` is what computes it on this node, `engines` says in words what does on each node that tells.
     """
     upstream = {replica.node for replica in model.replicas if replica.upstream and model.name != SWARM_ALIAS}
     nodes: list[JsonValue] = list(model.states)
+    read = _input(model.replicas)
+    made = _output([replica.capabilities for replica in model.replicas])
+    sizes: JsonObject = {"n_ctx": model.context_tokens, "size": model.size_bytes}
     entry: JsonObject = {
         "id": model.name,
         "object": "model",
@@ -138,10 +141,9 @@ def model_object(model: ModelOnNodes, created: int) -> JsonObject:
         "states": dict[str, JsonValue](model.states),
         "context_tokens": model.context_tokens,
         "size_bytes": model.size_bytes,
-        "modalities": {
-            "input": _input(model.replicas),
-            "output": _output([replica.capabilities for replica in model.replicas]),
-        },
+        "modalities": {"input": read, "output": made},
+        "architecture": {"input_modalities": read, "output_modalities": made},
+        "meta": {name: size for name, size in sizes.items() if size is not None},
     }
     if model.writing:
         entry["tools"] = "native" if any(replica.capabilities.tools for replica in model.writing) else "general"
