@@ -1,4 +1,4 @@
-"""Frameworks of Python, in environments of their own, at a node: each by a scenario of python_sdks/ or strands/.
+"""Frameworks of Python, in environments of their own, at a node: each by a scenario of one of the folders here.
 
 Every scenario tells the same things by the same names, so that one set of tests asks them all.
 """
@@ -47,6 +47,7 @@ class Way:
     error: str = "NotFoundError"  # of an unknown model
     lacks: tuple[str, ...] = ()
     folder: str = "python_sdks"  # where the scenario lies, with the requirements of its environment
+    heavy: bool = False  # hundreds of MB for one client
 
     def __str__(self) -> str:
         return f"{self.scenario}-{self.prefix}"
@@ -56,6 +57,7 @@ MODEL_ALONE = ("tools", "streamed_tools", "cancel_whole", "unknown_model", "busy
 BLOCKING = ("structured", "partial_objects", "cancel_stream", "cancel_whole")
 VOTED_ON = (*BLOCKING, "busy")
 AGENTS = ("partial_objects",)  # what whole agents have not
+EVALUATIONS = (*AGENTS, "streamed_tools")
 # instructor makes objects, of which it streams the parts: it has no loop of tools.
 OBJECTS = {"error": "InstructorRetryException", "lacks": ("stream", "tools", "streamed_tools", "busy")}
 WAYS = (
@@ -82,11 +84,15 @@ WAYS = (
     Way("strands", "with_strands", "responses", lacks=AGENTS, folder="strands"),
     Way("strands", "with_strands", "messages", lacks=AGENTS, folder="strands"),
     Way("strands-ollama", "with_strands", "ollama", "ResponseError", (*AGENTS, "busy"), "strands"),
+    Way("inspect-ai", "with_inspect", "chat", "error", EVALUATIONS, "inspect_ai", heavy=True),
+    Way("inspect-ai", "with_inspect", "messages", "error", EVALUATIONS, "inspect_ai", heavy=True),
 )
 FOLDERS = {way.scenario: way.folder for way in WAYS}
+HEAVY = {way.scenario for way in WAYS if way.heavy}
 # What each scenario needs so that it asks nobody but the node.
 QUIET = {
     "openai_agents": {"OPENAI_AGENTS_DISABLE_TRACING": "1"},
+    "with_inspect": {"INSPECT_DISPLAY": "none"},
     "with_haystack": {"HAYSTACK_TELEMETRY_ENABLED": "False"},
 }
 
@@ -148,17 +154,24 @@ def told(run: Callable[[str], Any], way: Way, cell: str) -> Any:
     return found
 
 
+def only_when_wanted(scenario: str) -> list[pytest.MarkDecorator]:
+    """The mark of those that ./scripts/test leaves out, where it is one."""
+    return [pytest.mark.clients] if scenario in HEAVY else []
+
+
 def every_way(proves: str, cell: str) -> Any:
     """A test of `cell` of every way that has it; it proves the column `proves` of the table."""
     cases = [
-        pytest.param(way, cell, id=str(way), marks=pytest.mark.client(way.client, proves))
+        pytest.param(
+            way, cell, id=str(way), marks=[pytest.mark.client(way.client, proves), *only_when_wanted(way.scenario)]
+        )
         for way in WAYS
         if cell not in way.lacks
     ]
     return pytest.mark.parametrize(("way", "cell"), cases)
 
 
-@pytest.mark.parametrize("scenario", FOLDERS)
+@pytest.mark.parametrize("scenario", [pytest.param(each, marks=only_when_wanted(each)) for each in FOLDERS])
 def test_nobody_but_the_node_is_asked(run: Callable[[str], Any], scenario: str) -> None:
     assert run(scenario)["strangers"] == []
 
