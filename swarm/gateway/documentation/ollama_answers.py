@@ -106,6 +106,7 @@ class OllamaVectors(BaseModel):
     model: str
     embeddings: list[list[float]]
     total_duration: int
+    load_duration: Annotated[int | None, Field(description="Left out for `swarm`, and for upstreams")] = None
     prompt_eval_count: int
     swarm: OllamaKept | None = None
 

@@ -155,8 +155,7 @@ async def embed_texts(request: web.Request) -> web.Response:
     model = await request.app[NAMES].answering(untagged(request, body.model), upstream)
     keep = KeepAlive(request, model, body.idle_s)
     try:
-        if not body.texts:
-            await _described(request, model)
+        load = await _load_told(request, model)
         vectors, tokens = await _vectors(request, model, body.texts, body.dimensions, upstream)
     finally:
         keep.settle()
@@ -165,10 +164,31 @@ async def embed_texts(request: web.Request) -> web.Response:
             "model": body.model,
             "embeddings": vectors,
             "total_duration": time.monotonic_ns() - began_ns,
+            **load,
             "prompt_eval_count": tokens,
             **_swarm(keep),
         }
     )
+
+
+async def _load_told(request: web.Request, name: str) -> JsonObject:
+    """{"load_duration"} of a model that makes vectors, which is loaded now where it does not run.
+
+    {} where it is not known which model that is (`swarm`), or who loads it (an upstream).
+    """
+    if name == SWARM_ALIAS:
+        return {}
+    if request.app[POOL].get(name) is not None:
+        return {"load_duration": 0}
+    model = model_named(request, name)
+    if all(replica.upstream for replica in model.replicas):
+        return {}
+    if model.state == "ready":
+        return {"load_duration": 0}
+    if not any(replica.capabilities.embeddings for replica in model.replicas):
+        return {}  # it is refused
+    costs = await _described(request, name)
+    return {"load_duration": costs["load_duration"]} if "load_duration" in costs else {}
 
 
 def _swarm(keep: KeepAlive) -> JsonObject:
