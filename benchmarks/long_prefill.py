@@ -58,7 +58,7 @@ HEARTBEATS = {
     "empty deltas": re.compile(rb'"type":"text_delta","text":""'),
     "response.in_progress": re.compile(rb"^event: response\.in_progress$", re.MULTILINE),
     "empty lines of JSON": re.compile(rb'"content":""},"done":false'),
-    "white space": re.compile(rb"^ +\r?$", re.MULTILINE),
+    "times white space": re.compile(rb"^ +\r?$", re.MULTILINE),
 }
 
 
