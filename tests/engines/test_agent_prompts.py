@@ -175,8 +175,10 @@ async def test_two_agents_and_a_chat_neither_starve_nor_drive_each_other_out(hou
         waited.append(time.monotonic() - began)
 
     for number in range(3):
-        readings = [asyncio.create_task(turn(house, talk)) for talk in agents]
-        await asyncio.gather(*readings, chat(f"Gus {number}"), title(house, agents[0]))
+        async with asyncio.TaskGroup() as group:
+            readings = [group.create_task(turn(house, talk)) for talk in agents]
+            group.create_task(chat(f"Gus {number}"))
+            group.create_task(title(house, agents[0]))
         for talk, reading in zip(agents, readings, strict=True):
             assert reading.result().cached >= known.get(talk.name, 0) - REREAD_TOKENS, (number, talk.name)
             known[talk.name] = reading.result().prompt

@@ -149,7 +149,8 @@ def emptied(made: PromptSlots, prompt: list[int] | str) -> tuple[int, list[int]]
         pytest.param((OTHER, ANN, NONE), 3000, [*ANN, 1], 1, [0], id="others do for it"),
         pytest.param((ANN, OTHER, BOB, NONE), 3000, THIRD, 3, [0, 1, 2], id="several, where it is long"),
         pytest.param((None, OTHER, NONE), 2000, BOB, 2, [1], id="not one that answers"),
-        pytest.param((ANN, OTHER, NONE), 3000, "a title", 2, [0], id="a short one needs room, too"),
+        pytest.param((ANN, OTHER, NONE), 2504, "a title", 2, [], id="nothing gives way to what a title may answer"),
+        pytest.param((ANN, OTHER, NONE), 2504, "a title" * 10, 2, [0], id="but to what it says"),
     ],
 )
 def test_where_all_share_their_cells_idle_slots_are_emptied_for_what_does_not_fit(
@@ -174,7 +175,7 @@ def test_an_answer_is_planned_for_and_what_it_was_is_known_at_its_end() -> None:
     assert other.clears == ()
     slot.hold(tokens(ANN), 0.0)
     slot.busy, slot.filled = False, 9000  # a long one
-    assert emptied(made, "a title")[1] == [slot.id]
+    assert emptied(made, THIRD)[1] == [slot.id]
 
 
 def test_llama_cpp_may_have_emptied_a_slot_where_all_answers_together_could_need_more() -> None:

@@ -32,6 +32,7 @@ from typing import Any, cast
 from federation.tasks import cancel_and_wait
 from swarm.engines.llama_cpp.prompt_copies import Ask, PromptCopies
 from swarm.engines.llama_cpp.prompt_slots import (
+    CHARS_PER_TOKEN,
     DISK_SHARE,
     FEW_TOKENS,
     SHORT_TOKENS,
@@ -49,7 +50,6 @@ from swarm.registry.model_memory import size_text
 log = logging.getLogger(__name__)
 
 LONG_TOKENS = SHORT_TOKENS  # a shorter prompt is one step of llama.cpp anyway
-CHARS_PER_TOKEN = 4  # of prose; only to guess whether a prompt is worth counting
 SLICE_S = 0.5  # between two looks at whether the client is still there: rule 10 asks for one second
 FIRST_SLICE_TOKENS = 256  # while no speed is measured
 MIN_SLICE_TOKENS = 64  # below it batches are slower, and the requests themselves begin to count

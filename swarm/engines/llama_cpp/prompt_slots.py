@@ -24,6 +24,7 @@ from typing import Protocol
 FEW_TOKENS = 64  # not worth keeping apart, nor on a disk
 TURNS_TO_COME = 8  # of a conversation whose prompt would be read once more at each
 DISK_SHARE = 0.05  # of what reading a token costs, for one that is restored, while neither is measured
+CHARS_PER_TOKEN = 4  # of prose, about
 TEXT_CHARS = 4096  # of a prompt by which it is known while its tokens are not counted
 REMEMBERED_LEFT = 16  # prompts that llama.cpp keeps in memory, perhaps, when they have left their slot
 SHORT_TOKENS = 512  # what a prompt that is known by its text is taken for, until its answer says it
@@ -181,22 +182,25 @@ class PromptSlots:
             return None
         best = max(free, key=lambda slot: (common_prefix(slot.text, text), slot.used, slot.id))
         if best.text and 2 * common_prefix(best.text, text) >= len(best.text):
-            return SlotChoice(best, clears=self._in_the_way(best, SHORT_TOKENS))
+            return SlotChoice(best, clears=self._in_the_way(best, len(text) // CHARS_PER_TOKEN, 0))
         slot = min(free, key=lambda slot: (len(slot.tokens) > FEW_TOKENS, slot.used, -slot.id))
         swaps = bool(slot.lost()) and not saves and self._keeps(slot)
-        return SlotChoice(slot, swaps=swaps, clears=self._in_the_way(slot, SHORT_TOKENS))
+        return SlotChoice(slot, swaps=swaps, clears=self._in_the_way(slot, len(text) // CHARS_PER_TOKEN, 0))
 
     def _keeps(self, slot: PromptSlot) -> bool:
         """Whether llama.cpp keeps in memory what leaves that slot."""
         return self.keeps_tokens is None or slot.filled <= self.keeps_tokens
 
-    def _in_the_way(self, place: PromptSlot, tokens: int) -> tuple[PromptSlot, ...]:
-        """The idle slots that are emptied, so that a prompt of so many tokens and an answer fit into that place."""
+    def _in_the_way(self, place: PromptSlot, tokens: int, answer: int = ANSWER_TOKENS) -> tuple[PromptSlot, ...]:
+        """The idle slots that are emptied, so that a prompt of so many tokens and an answer fit into that place.
+
+        Nothing is planned for the answer to a short prompt: it would be an agent's prompt that gives way to a title.
+        """
         if not self.cells:
             return ()
         others = [slot for slot in self.slots if slot is not place and slot.filled]
         taken = sum(self._planned(slot.filled) if slot.busy else slot.filled for slot in others)
-        missing = self._planned(tokens) + taken - self.cells
+        missing = self._planned(tokens, answer) + taken - self.cells
         emptied: list[PromptSlot] = []
         for slot in sorted(others, key=lambda slot: slot.used):
             if missing > 0 and not slot.busy:
@@ -204,8 +208,8 @@ class PromptSlots:
                 missing -= slot.filled
         return tuple(emptied)
 
-    def _planned(self, tokens: int) -> int:
-        return min(tokens + ANSWER_TOKENS, max(self.slot_tokens, tokens))
+    def _planned(self, tokens: int, answer: int = ANSWER_TOKENS) -> int:
+        return min(tokens + answer, max(self.slot_tokens, tokens))
 
     def take(self, choice: SlotChoice, others: int = 0, tokens: int = SHORT_TOKENS) -> list[PromptSlot]:
         """The slot is busy from now on with a prompt of so many `tokens`, and those of `others` answers to it, which
