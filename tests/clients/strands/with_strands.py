@@ -64,6 +64,8 @@ def words(result: Any) -> str:
 
 def text(kind: str, node: Any) -> Any:
     one = agent(kind, node)
+    if kind == "chat":
+        one.model.update_config(stream=False)  # the others stream whatever they ask
     first = one(node.text_task)
     tokens = first.metrics.accumulated_usage["outputTokens"]
     return {"text": words(first), "again": words(one("Thank you.")), "output_tokens": tokens}
