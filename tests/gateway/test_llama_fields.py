@@ -16,6 +16,7 @@ import pytest
 from swarm.engines.llama_cpp.http import engine_body
 from swarm.errors import BadRequest
 from swarm.gateway.llama.plain_form import PlainCompletionBody
+from swarm.gateway.ollama.bodies import OllamaGenerateBody
 from swarm.gateway.openai.bodies import ChatCompletionBody
 from swarm.gateway.openai.llama_fields import (
     OBEYED,
@@ -105,6 +106,14 @@ async def test_what_is_obeyed_reaches_llama_cpp_from_every_form(name: str) -> No
         assert engine_body(request, 1, None)[name] == VALUES[name]
     without = PlainCompletionBody.model_validate({"prompt": PROMPT, name: None}).requests()[0]
     assert name not in engine_body(without, 1, None)
+
+
+async def test_ollamas_options_of_the_same_names_mean_the_same() -> None:
+    options = {"repeat_last_n": 9, "typical_p": 0.5, "mirostat": 2}
+    body = OllamaGenerateBody.model_validate({"model": "demo", "prompt": PROMPT, "options": options})
+    assert body.to_request("demo").llama_options == {"repeat_last_n": 9, "typical_p": 0.5}
+    without = OllamaGenerateBody.model_validate({"model": "demo", "prompt": PROMPT, "options": {"repeat_last_n": -1}})
+    assert without.to_request("demo").llama_options == {}
 
 
 @pytest.mark.parametrize("name", sorted(OBEYED))

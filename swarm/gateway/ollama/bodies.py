@@ -27,6 +27,7 @@ from swarm.gateway.openai.bodies import (
     RequestedModel,
     as_object,
 )
+from swarm.gateway.openai.llama_fields import LEAST_TYPICAL, MOST_REMEMBERED, obeyed_fields
 from swarm.generation import (
     MAX_MESSAGES,
     MAX_STOP_STRINGS,
@@ -66,6 +67,8 @@ class OllamaOptions(Part):
     repeat_penalty: Annotated[float, Field(ge=MIN_REPEAT_PENALTY, le=10)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1, le=MOST_REMEMBERED)] | None = None
+    typical_p: Annotated[float, Field(ge=LEAST_TYPICAL, le=1)] | None = None
 
     def fields(self) -> dict[str, Any]:
         """The same as fields of a request."""
@@ -80,6 +83,7 @@ class OllamaOptions(Part):
             "max_tokens": self.num_predict if self.num_predict is not None and self.num_predict > 0 else None,
             "stop": tuple(text for text in stop if text),
             "seed": None if self.seed is None or self.seed < 0 else self.seed & SEED_MASK,
+            "llama_options": obeyed_fields(self.model_dump(include={"repeat_last_n", "typical_p"})),
         }
 
 

@@ -17,6 +17,7 @@ from swarm.engines.openai_dialect import as_object
 from swarm.errors import BadRequest
 from swarm.generation import LlamaOptions
 
+LEAST_TYPICAL = 0.01
 MOST_REMEMBERED = 65_536  # tokens to look back at: llama.cpp takes memory for as many as it is told
 
 
@@ -36,7 +37,7 @@ OBEYED: Final[Mapping[str, NumberRange]] = {
     "ignore_eos": SWITCH,
     "t_max_predict_ms": NumberRange(-1, 2**31 - 1, whole=True, counts_from=1),
     "min_keep": NumberRange(0, 1000, whole=True),
-    "typical_p": NumberRange(0.01, 1),
+    "typical_p": NumberRange(LEAST_TYPICAL, 1),
     "top_n_sigma": NumberRange(-1, 100, counts_from=0.01),
     "xtc_probability": NumberRange(0, 1),
     "xtc_threshold": NumberRange(0, 1),
