@@ -342,11 +342,10 @@ async def test_an_overruled_leader_is_named_with_the_winners_answer(stage: Stage
     "fields",
     [
         {"response_format": {"type": "json_object"}},
-        {"tools": [{"type": "function", "function": {"name": "f"}}]},
         {"swarm": {"strategy": "majority"}},
         {"messages": [{"role": "user", "content": "Reply with only a number: 4 + 4"}]},
     ],
-    ids=["json", "tools", "majority", "a number is wanted"],
+    ids=["json", "majority", "a number is wanted"],
 )
 async def test_what_would_be_acted_on_streams_only_after_the_vote(stage: Stage, fields: dict[str, Any]) -> None:
     stage.voters_say('{"a": 9}', '{"a": 8}', '{"a": 8}', '{"a": 8}')
