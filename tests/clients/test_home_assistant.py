@@ -1,7 +1,7 @@
 """What Home Assistant's Ollama integration asks of a node, call by call, through the package that it uses.
 
 The program itself needs a newer Python than these tests. Its calls are those of `homeassistant/components/ollama/`
-(`config_flow.py`, `coordinator.py`, `entity.py`) at 0d0db908 of October 2026: every conversation streams, keeps its
+(config_flow.py, coordinator.py, entity.py) at 0d0db908 of October 2026: every conversation streams, keeps its
 model for ever, wants a context of 8,192 tokens, and brings results of tools without the name or the id of their calls.
 """
 
