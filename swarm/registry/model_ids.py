@@ -149,8 +149,8 @@ def meant(name: str, known: Mapping[str, Collection[str]], *, loose: bool) -> st
     wanted = name.strip().casefold()
     if not wanted:
         return None
-    spellings = {id_: {id_.casefold(), *(other.strip().casefold() for other in known[id_])} for id_ in known}
-    as_ids = [id_ for id_ in known if id_.casefold() == wanted]
+    spellings = {id_: {id_.strip().casefold(), *(other.strip().casefold() for other in known[id_])} for id_ in known}
+    as_ids = [id_ for id_ in known if id_.strip().casefold() == wanted]
     whole = as_ids or [id_ for id_, names in spellings.items() if wanted in names]
     fitting = whole or [id_ for id_, names in spellings.items() if any(_begins(text, wanted, loose) for text in names)]
     if len(fitting) > 1:
