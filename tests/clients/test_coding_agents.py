@@ -29,6 +29,7 @@ from tests.doubles.coding_agents import (
     AIDER,
     CLAUDE_CODE,
     CODEX,
+    QWEN_CODE,
     CodingAgent,
     Desk,
     Ended,
@@ -273,6 +274,13 @@ def test_claude_code_answers_by_a_schema(desk: Desk) -> None:
     assert ended.code == 0, ended.said
     told: dict[str, Any] = json.loads(ended.said.splitlines()[-1])
     assert told["structured_output"] == json.loads(OBJECT)
+
+
+@each("structured", of=[QWEN_CODE])
+def test_qwen_code_answers_by_a_schema(desk: Desk) -> None:
+    ended = desk.asked(OBJECT_TASK, "--json-schema", json.dumps(SCHEMA), model=MODEL)
+    assert ended.code == 0, ended.said
+    assert json.loads(ended.said.splitlines()[-1]) == json.loads(OBJECT)
 
 
 @each("cancel")

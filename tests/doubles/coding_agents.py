@@ -17,6 +17,7 @@ from typing import Final
 import pytest
 
 from swarm.commands.client_settings import ClientEntry, client_entries
+from tests.doubles.node_programs import node_program
 from tests.doubles.npm_packages import npm_packages
 from tests.doubles.played_node import CONTEXT_TOKENS, KEY
 from tests.doubles.python_packages import python_of
@@ -48,8 +49,8 @@ class CodingAgent:
 
     `settings_file` is where its settings of clients.toml go, below its home; None: they are its environment. `files`
     are others there, made for a model. `quiet` are variables and `quiet_words` words that keep it from asking its
-    makers things, `may_work` words by which it uses its tools unasked, `with_model` those that name a model where its
-    settings do not.
+    makers things, `may_work` words by which it uses its tools unasked, `with_model` those that name a provider or a
+    model where its settings do not, which `swarm launch` does by itself.
     """
 
     id: str  # in clients.toml
@@ -63,6 +64,7 @@ class CodingAgent:
     quiet_words: Sequence[str] = ()
     may_work: Sequence[str] = ()
     with_model: Callable[[str], Sequence[str]] = lambda _: ()
+    needs_node: tuple[int, int] | None = None  # that version or a newer one, first on its PATH
     screen: Screen | None = None
     still_asks: frozenset[str] = frozenset()  # other computers that it asks, however it is told not to
     says_of_unknown: str = "model '{}' is not served here; available: played, swarm"  # the node's words, or its own
@@ -96,6 +98,7 @@ class Desk:
     def settings(self, model: str) -> dict[str, str]:
         """Write down what clients.toml says for `model`; the variables that it says, too."""
         for name, text in self.agent.files.items():
+            (self.home / name).parent.mkdir(parents=True, exist_ok=True)
             (self.home / name).write_text(text(model))
         lines = self.agent.entry.lines(self.url, KEY, model, CONTEXT_TOKENS)
         if self.agent.settings_file is None:
@@ -107,6 +110,8 @@ class Desk:
 
     def environment(self, **variables: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in KEPT}
+        if (needed := self.agent.needs_node) is not None:
+            kept["PATH"] = f"{Path(node_program(needed)).parent}{os.pathsep}{kept['PATH']}"
         return {**kept, "HOME": str(self.home), **self.agent.environment, **self.agent.quiet, **variables}
 
     def command(self, task: str, model: str, *more: str) -> list[str]:
@@ -226,6 +231,8 @@ def _known_to_codex(desk: Desk) -> None:
         file.write(f'[projects."{desk.folder}"]\ntrust_level = "trusted"\n')
 
 
+QWEN_QUIET: Final = '{"privacy": {"usageStatisticsEnabled": false}, "general": {"enableAutoUpdate": false}}'
+
 CLAUDE_CODE = CodingAgent(
     "claude-code",
     program=lambda: native(CLIENTS / "claude_code" / "package.json", "@anthropic-ai/claude-code-*/claude"),
@@ -258,6 +265,7 @@ CONTINUE = CodingAgent(
     ask=("-p",),
     settings_file=".continue/config.yaml",
     may_work=("--auto",),
+    needs_node=(20, 0),
     still_asks=frozenset({"api.continue.dev"}),
 )
 AIDER = CodingAgent(
@@ -269,4 +277,20 @@ AIDER = CodingAgent(
     quiet_words=("--no-check-update", "--analytics-disable"),
     files={".aider.model.metadata.json": _aider_knows},
 )
-AGENTS: Final = (CLAUDE_CODE, CODEX, OPENCODE, CONTINUE, AIDER)
+QWEN_CODE = CodingAgent(
+    "qwen-code",
+    program=npm_program("qwen_code", "qwen"),
+    with_model=lambda _: ("--auth-type", "openai"),
+    files={".qwen/settings.json": lambda _: QWEN_QUIET},
+    may_work=("--approval-mode", "auto-edit"),
+    needs_node=(22, 0),
+)
+PI = CodingAgent(
+    "pi",
+    program=npm_program("pi", "pi"),
+    ask=("-p",),
+    settings_file=".pi/agent/models.json",
+    with_model=lambda model: ("--provider", "swarm", "--model", model),
+    needs_node=(20, 6),
+)
+AGENTS: Final = (CLAUDE_CODE, CODEX, OPENCODE, CONTINUE, AIDER, QWEN_CODE, PI)
