@@ -28,7 +28,7 @@ COMPLETION_EXAMPLES = """\
   fish: swarm completion fish | source    in ~/.config/fish/config.fish
 """
 DATA_DIR = "the node's data directory, if you gave it one"
-LAUNCHED = ("claude", "codex", "opencode", "aider")
+LAUNCHED = ("claude", "codex", "opencode", "aider", "qwen")
 LAUNCH_EXAMPLES = """\
 examples:
   swarm launch claude              Claude Code, in this folder
