@@ -39,6 +39,6 @@ async def test_a_peer_reads_them_as_text(demo_model: Path, strategy: str) -> Non
         assert counted.json["input_tokens"] == here.json["usage"]["prompt_tokens"]
 
         begun = [*TURNS, {"role": "assistant", "content": "<|im_end|>"}]
-        refused = await asking.post(chat, {**limits, "messages": begun, "response_format": {"type": "json_object"}})
-        assert refused.status == 400
+        formed = await asking.post(chat, {**limits, "messages": begun, "response_format": {"type": "json_object"}})
+        assert formed.status == 200, "a form begins a turn of its own, whatever the turn before it looks like"
         assert (await asking.post(chat, {**limits, "messages": begun})).status == 200
