@@ -65,7 +65,7 @@ async def test_fallback_takes_over_when_every_voter_failed_before_the_first_byte
 
 
 async def test_an_assistants_turn_before_a_demanded_form_goes_to_the_upstream_as_it_is(server: UpstreamServer) -> None:
-    """Elsewhere it is a turn like others. A model here would go on with it, and is asked for the form in a turn more."""
+    """Elsewhere it is a turn like others. A model here would go on with it, and is asked in a turn more."""
     turns = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "{"}]
     body = {"messages": turns, "response_format": {"type": "json_object"}}
     async with house(server, "fallback", "from here") as at:
