@@ -222,3 +222,62 @@ def test_every_client_gets_a_page_with_its_settings() -> None:
         assert "http://HOST:17615" in page
         assert f"`swarm launch --settings {entry.id}`" in page
         assert f"({entry.id}.md)" in made[Path("docs/clients/README.md")]
+
+
+# What is committed: docs/clients/results.json, and the pages that are made from it.
+
+COMMITTED: dict[str, Any] = compatibility.read_results(ROOT / compatibility.RESULTS)
+FEWEST_CLIENTS = 25
+
+
+@pytest.fixture(scope="module")
+def claims(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[str | None]]]:
+    """What every test that is named in the results says now, as pytest collects it; of a file that is gone nothing."""
+    tests = {test for result in COMMITTED.values() for cell in result["cells"].values() for test in cell}
+    files = [file for file in sorted({test.partition("::")[0] for test in tests}) if (ROOT / file).exists()]
+    told = tmp_path_factory.mktemp("claims") / "claims.json"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "SWARM"))}
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *files],
+        cwd=ROOT,
+        env={**clean, CLAIMS: str(told)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return json.loads(told.read_text())
+
+
+def test_the_pages_are_what_the_script_makes_of_the_results() -> None:
+    document = (ROOT / compatibility.COMPATIBILITY).read_text(encoding="utf-8")
+    made = compatibility.made_files(client_entries(), COMMITTED, document)
+    assert compatibility.stale(ROOT, made) == [], "run scripts/compatibility"
+
+
+def test_every_test_that_is_counted_is_there_and_says_so_itself(claims: dict[str, list[list[str | None]]]) -> None:
+    assert claims_gone(COMMITTED, claims) == []
+
+
+def test_what_ran_is_what_is_pinned_today(claims: dict[str, list[list[str | None]]]) -> None:
+    """A client that was raised is to be run anew, so that its page does not speak of another version."""
+    folders = {client: folder for marks in claims.values() for client, _, folder in marks}
+    pinned = {
+        client: {package: pinned_version(package, folders.get(str(client))) for package in BY_ID[client].packages}
+        for client in COMMITTED
+    }
+    assert {client: result["versions"] for client, result in COMMITTED.items()} == pinned
+
+
+@pytest.mark.parametrize("entry", BY_ID.values(), ids=lambda entry: entry.id)
+def test_every_cell_is_run_or_has_a_reason_and_not_both(entry: ClientEntry) -> None:
+    cells = {cell: compatibility.cell_of(entry, COMMITTED, cell) for cell in CELLS}
+    assert {cell: found.state for cell, found in cells.items() if found.state not in ("run", "lacking")} == {}
+    both = [cell for cell, found in cells.items() if found.outcomes and found.reason]
+    assert both == [], "its tests show what clients.toml says that it lacks"
+
+
+def test_there_are_clients_enough() -> None:
+    assert len(BY_ID) >= FEWEST_CLIENTS
+    assert COMMITTED.keys() <= BY_ID.keys()
