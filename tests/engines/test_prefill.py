@@ -14,7 +14,7 @@ import pytest
 from benchmarks.random_model import Shape, write_model
 from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Engine, EngineSpec
-from swarm.engines.llama_cpp.prefill import Slice, SlicedPrefill, is_long, slice_tokens
+from swarm.engines.llama_cpp.prefill import Slice, SlicedPrefill, is_long, least_tokens, slice_tokens
 from swarm.engines.llama_cpp.prompt_slots import PromptSlots, common_prefix
 from swarm.engines.llama_cpp.saved_prompts import SavedPrompts, forget
 from swarm.engines.llama_cpp.server_engine import LlamaServerEngine
@@ -64,6 +64,26 @@ def test_slices_grow_with_what_is_known_of_the_depth_of_a_prompt() -> None:
     assert Slice(0, 500, seconds=0.01).slower(1000.0) == 1000.0
     assert Slice(500, 1, seconds=0.5).slower(1000.0) == 1000.0, "one token says nothing of many"
     assert Slice(0, 500, seconds=1.0).slower(None) is None
+
+
+@pytest.mark.parametrize(
+    ("least", "made", "before", "expected"),
+    [
+        pytest.param(64, (250, 0.5), (500, 0.55), 500, id="half as many took as long: not smaller than before"),
+        pytest.param(64, (250, 0.5), (500, 1.0), 64, id="half as many took half as long"),
+        pytest.param(64, (500, 1.0), (500, 0.5), 64, id="somebody else is read beside it: it may be smaller"),
+        pytest.param(64, (64, 0.6), None, 128, id="the smallest are tried at twice their size"),
+        pytest.param(128, (128, 0.65), (64, 0.6), 256, id="which took little longer: on to larger ones"),
+        pytest.param(128, (128, 1.2), (64, 0.6), 64, id="which took twice as long: back to smaller ones"),
+        pytest.param(256, (400, 0.6), (200, 0.55), 512, id="no larger than a step of llama.cpp"),
+        pytest.param(64, (1, 0.5), (500, 0.5), 64, id="one token says nothing"),
+    ],
+)
+def test_slices_are_not_made_so_small_that_their_number_takes_the_time(
+    least: int, made: tuple[int, float], before: tuple[int, float] | None, expected: int
+) -> None:
+    last = None if before is None else Slice(0, before[0], seconds=before[1])
+    assert least_tokens(least, Slice(0, made[0], seconds=made[1]), last) == expected
 
 
 @pytest.mark.parametrize(

@@ -81,15 +81,41 @@ def is_long(request: GenerationRequest) -> bool:
 
 
 def slice_tokens(
-    left: int, tokens_per_s: float | None, most: int = MAX_SLICE_TOKENS, before: int = MAX_SLICE_TOKENS
+    left: int,
+    tokens_per_s: float | None,
+    most: int = MAX_SLICE_TOKENS,
+    before: int = MAX_SLICE_TOKENS,
+    least: int = MIN_SLICE_TOKENS,
 ) -> int:
     """How many of the `left` tokens the next slice takes; 0 where the rest may go with the request itself.
 
     The further into a prompt, the slower it is read: so a slice has at most twice as many as the one `before` it.
     """
     wanted = FIRST_SLICE_TOKENS if tokens_per_s is None else int(tokens_per_s * SLICE_S)
-    wanted = min(max(wanted, MIN_SLICE_TOKENS), most, 2 * max(before, MIN_SLICE_TOKENS))
+    wanted = min(max(wanted, least), most, 2 * max(before, MIN_SLICE_TOKENS))
     return wanted if left > wanted else 0
+
+
+def least_tokens(least: int, made: Slice, before: Slice | None) -> int:
+    """How many tokens the next slice of a prompt has at least, by the last two: `least` were asked of the last one.
+
+    On a busy machine a small slice takes about as long as one of several times as many tokens: to make slices ever
+    smaller until they take half a second would stop the reading. So where a smaller one took nearly as long they stay as
+    large as before, where a larger one took little longer they grow, and the smallest are tried at twice their size; up
+    to what is one step of llama.cpp.
+    """
+    if made.evaluated < MIN_SLICE_TOKENS or not made.seconds:
+        return least
+    if before is None or before.evaluated < MIN_SLICE_TOKENS or not before.seconds:
+        return 2 * MIN_SLICE_TOKENS if made.evaluated < 2 * MIN_SLICE_TOKENS else least
+    rate, rate_before = made.evaluated / made.seconds, before.evaluated / before.seconds
+    if made.evaluated > 1.2 * before.evaluated and rate > 1.3 * rate_before:
+        least = 2 * made.evaluated
+    elif made.evaluated < 0.8 * before.evaluated and rate < 0.75 * rate_before:
+        least = before.evaluated
+    elif made.evaluated > 1.2 * before.evaluated:
+        least = MIN_SLICE_TOKENS
+    return min(least, LONG_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,11 +414,11 @@ class SlicedPrefill:
         expected: int | None = None
         read_at = time.time()  # when it begins: what is to be forgotten meanwhile is not saved either
         ended = False
-        before = FIRST_SLICE_TOKENS
+        size_before, least, before = FIRST_SLICE_TOKENS, MIN_SLICE_TOKENS, None
         tokens_per_s = self._tokens_per_s
         try:
             while self._misses < MAX_MISSES and not ended:
-                size = slice_tokens(len(prompt) - done, tokens_per_s, self.most_slice_tokens, before)
+                size = slice_tokens(len(prompt) - done, tokens_per_s, self.most_slice_tokens, size_before, least)
                 if not size and not to_its_end:
                     break
                 upto = done + size if size else len(prompt) - 1
@@ -406,7 +432,8 @@ class SlicedPrefill:
                 else:
                     self._misses = 0
                 done = expected = upto
-                before, tokens_per_s = made.evaluated, made.slower(self._tokens_per_s)
+                least, before = least_tokens(least, made, before), made
+                size_before, tokens_per_s = made.evaluated, made.slower(self._tokens_per_s)
                 ended = not size
             done = len(prompt)  # what is left goes with the request itself
         except EngineDied:
