@@ -100,7 +100,7 @@ def least_tokens(least: int, made: Slice, before: Slice | None) -> int:
     """How many tokens the next slice of a prompt has at least, by the last two: `least` were asked of the last one.
 
     On a busy machine a small slice takes about as long as one of several times as many tokens: to make slices ever
-    smaller until they take half a second would stop the reading. So where a smaller one took nearly as long they stay as
+    smaller until they take half a second would stop the reading. So where a smaller one took about as long they stay as
     large as before, where a larger one took little longer they grow, and the smallest are tried at twice their size; up
     to what is one step of llama.cpp.
     """
