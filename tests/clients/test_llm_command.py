@@ -15,6 +15,7 @@ import pytest
 from swarm.commands.client_settings import client_entries
 from tests.doubles.played_node import (
     CONTEXT_TOKENS,
+    ENDLESS,
     ENDLESS_TASK,
     KEY,
     MODEL,
@@ -127,12 +128,15 @@ def test_words_come_at_once_and_a_key_ends_them(llm: Command, played: PlayedNode
         stderr=subprocess.PIPE,
         start_new_session=True,
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.read(1) == b"1"
-        played.until_busy()
-        process.send_signal(signal.SIGINT)
-        played.until_idle()
-        process.communicate(timeout=RUN_S)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.read(len(ENDLESS)) == ENDLESS.encode()
+            played.until_busy()
+            process.send_signal(signal.SIGINT)
+            played.until_idle()
+            process.communicate(timeout=RUN_S)
+        finally:
+            process.kill()
     assert process.returncode == 1
 
 
