@@ -119,12 +119,13 @@ class Server:
         self.held: list[int] = []
         self.sizes: list[int] = []
 
-    async def ask(self, path: str, body: Mapping[str, Any]) -> Any:
+    async def ask(self, path: str, body: Mapping[str, Any] | None) -> Any:
         if path == "/tokenize":
             return {"tokens": self.tokens}
         if path == "/apply-template":
             raise BadRequest("no template")
-        prompt = body["prompt"]
+        assert body is not None
+        prompt: list[int] = body["prompt"]
         cached = 0 if self.forgets else common_prefix(prompt, self.held)
         self.held = prompt
         self.sizes.append(len(prompt))
@@ -186,7 +187,7 @@ async def test_what_is_wrong_with_a_request_is_left_for_it_to_say() -> None:
 async def test_an_engine_that_ends_over_the_prefill_has_ended_over_the_request() -> None:
     """Else the request itself would find nobody listening, and be asked of the next engine."""
 
-    async def ends(path: str, _: Mapping[str, Any]) -> Any:
+    async def ends(path: str, _: Mapping[str, Any] | None) -> Any:
         raise EngineDied(f"over {path}")
 
     with pytest.raises(EngineDied, match="over /tokenize"):
@@ -208,7 +209,7 @@ async def test_a_request_that_ends_after_the_engine_leaves_no_task(tmp_path: Pat
 async def test_what_is_to_be_forgotten_while_it_is_read_is_not_saved(tmp_path: Path) -> None:
     server = Server(list(range(1000)))
 
-    async def ask(path: str, body: Mapping[str, Any]) -> Any:
+    async def ask(path: str, body: Mapping[str, Any] | None) -> Any:
         if len(server.sizes) == 3:
             await asyncio.to_thread(forget, tmp_path)
         return await server.ask(path, body)

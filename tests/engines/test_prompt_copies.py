@@ -234,8 +234,9 @@ class Slots:
         self.number, self.tokens, self.fails = number, tokens, fails
         self.asked: list[str] = []
 
-    async def ask(self, path: str, body: Mapping[str, Any]) -> Any:
+    async def ask(self, path: str, body: Mapping[str, Any] | None) -> Any:
         self.asked.append(path)
+        assert body is not None
         assert body["filename"] == str(self.number)
         if "restore" in path:
             if self.fails is not None:
