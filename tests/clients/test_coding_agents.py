@@ -82,7 +82,7 @@ def place() -> Iterator[ShutOff | None]:
 @pytest.fixture(scope="module")
 def node(place: ShutOff | None) -> Iterator[PlayedNode]:
     listener = None if place is None else place.listener
-    with played_node(for_agents, lambda: replace(with_key(), votes=1, listener=listener)) as node:
+    with played_node(for_agents, lambda: replace(with_key(), listener=listener)) as node:
         yield node
 
 
