@@ -69,9 +69,7 @@ class Removal:
 
     def carry_out(self) -> int:
         """Remove it; the bytes freed. Raises SetupError where the disk refuses."""
-        if self.image_part is not None:
-            self.image_part.unlink(missing_ok=True)
-        return remove(self.model, self.own_dir)
+        return remove(self.model, self.own_dir, self.image_part)
 
     def stays(self) -> list[str]:
         """What there is of it all the same, a sentence each."""

@@ -466,12 +466,13 @@ def check_ours(model: StoredModel, own_dir: Path) -> None:
         raise SetupError(f"{model.id} is in {model.path.parent}, not in {own_dir}: remove it there yourself")
 
 
-def remove(model: StoredModel, own_dir: Path) -> int:
-    """Delete a model that we downloaded, and its folder if that is empty then; returns the bytes freed.
+def remove(model: StoredModel, own_dir: Path, image_part: Path | None = None) -> int:
+    """Delete a model that we downloaded, then its image part, and its folder if that is empty; the bytes freed.
 
     Raises SetupError as `check_ours` does, and where the disk refuses.
     """
     check_ours(model, own_dir)
+    freed = model.size_bytes
     try:
         parts = model.facts.parts if model.facts else (model.path,)
         if model.path.is_dir():
@@ -480,11 +481,15 @@ def remove(model: StoredModel, own_dir: Path) -> int:
         for part in parts:
             part.unlink()
             hashes_path(part).unlink(missing_ok=True)
+        if image_part is not None and image_part.exists():
+            freed += image_part.stat().st_size
+            image_part.unlink(missing_ok=True)
+            hashes_path(image_part).unlink(missing_ok=True)
         if model.path.parent != own_dir and not any(model.path.parent.iterdir()):
             model.path.parent.rmdir()
     except OSError as error:
-        raise SetupError(f"cannot remove {model.path}: {error.strerror or error}") from error
-    return model.size_bytes
+        raise SetupError(f"cannot remove {error.filename or model.path}: {error.strerror or error}") from error
+    return freed
 
 
 def damaged(path: Path, own_dir: Path) -> StoredModel | None:

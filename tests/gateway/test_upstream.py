@@ -75,6 +75,16 @@ async def test_an_assistants_turn_before_a_demanded_form_goes_to_the_upstream_as
         assert len(server.asked) == 1
 
 
+async def test_what_only_llama_cpp_obeys_stays_here(server: UpstreamServer) -> None:
+    """Clouds refuse what they do not know, and Ollama's clients send these as defaults."""
+    options = {"repeat_last_n": 64, "typical_p": 0.5, "temperature": 0.5}
+    body = {"model": "big", "messages": [{"role": "user", "content": "x"}], "options": options, "stream": False}
+    async with house(server, "fallback", "from here") as at:
+        assert (await at.client.post("/api/chat", body)).json["message"]["content"] == "from above"
+        assert server.asked[-1].body["temperature"] == 0.5
+        assert not {"repeat_last_n", "typical_p"} & server.asked[-1].body.keys()
+
+
 async def test_no_other_model_stands_in_for_a_named_one(server: UpstreamServer) -> None:
     async with house(server, "fallback", EngineFailed("broken")) as at:
         assert (await at.client.chat(model="m")).status == 500

@@ -313,7 +313,8 @@ def upstream_body(request: GenerationRequest) -> dict[str, Any]:
     """
     if request.original is None:
         body = request_body(request, 1)
-        body.pop("chat_template_kwargs", None)  # clouds refuse what they do not know
+        for name in ("chat_template_kwargs", *request.llama_options):  # clouds refuse what they do not know
+            body.pop(name, None)
         if not request.stop:
             del body["stop"]  # an empty list is refused by some
     else:
