@@ -65,6 +65,10 @@ def test_seconds_and_durations_as_go_writes_them(said: str | float, seconds: flo
     assert idle_seconds(said) == pytest.approx(seconds)
 
 
+def test_a_whole_number_of_any_length_is_for_ever() -> None:
+    assert idle_seconds(10**400) == idle_seconds(-(10**400)) == math.inf
+
+
 @pytest.mark.parametrize("said", ["", "5 m", "m", "5x", "5m-1s", "1d", "forever", "5m" * 40, "٣s", "1e3s", "."])
 def test_what_is_no_duration_is_refused(said: str) -> None:
     with pytest.raises(ValueError, match="is no duration"):
@@ -240,4 +244,5 @@ async def test_what_is_no_time_is_refused(client: Client, keep_alive: Any) -> No
 
 def test_an_expiry_is_an_instant_or_never() -> None:
     assert expiry(None, 0.0) == NEVER
+    assert expiry(9e9, 1e12) == NEVER
     assert expiry(90, 0.0) == "1970-01-01T00:01:30Z"

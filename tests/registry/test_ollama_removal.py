@@ -13,11 +13,12 @@ import aiohttp
 import ollama
 import pytest
 
-from swarm.errors import ModelInUse
+from swarm.errors import BadRequest, ModelInUse, SetupError
 from swarm.gateway.answers.model_names import MAX_GIVEN, NAMES, GivenNames, read_given_names
 from swarm.gateway.page.ollama_management import check_idle
-from swarm.registry.removal import ArrivedOf, NotDownloaded, removal_of
-from swarm.registry.stored import StoredModels
+from swarm.registry.file_hashes import hashes_path
+from swarm.registry.removal import ArrivedOf, NotDownloaded, Removal, removal_of
+from swarm.registry.stored import StoredModels, damaged
 from swarm.workers.pool import WorkerPool
 from tests.doubles.clients import Client
 from tests.doubles.machine import Machine
@@ -201,6 +202,26 @@ async def test_a_node_without_a_disk_has_none_to_delete() -> None:
         assert (answer.status, "loads no models of its own" in answer.json["error"]) == (400, True)
 
 
+def test_an_image_part_that_the_disk_refuses_to_remove_is_told(tmp_path: Path) -> None:
+    model = damaged(write_named_model(tmp_path / "repo" / FILE), tmp_path)
+    assert model is not None
+    stuck = tmp_path / "repo" / "mmproj.gguf"
+    stuck.mkdir()
+    with pytest.raises(SetupError, match=r"cannot remove .*mmproj\.gguf: "):
+        Removal(model, tmp_path, stuck).carry_out()
+    assert not model.path.exists(), "a model that stays has its image part"
+
+
+def test_nothing_is_left_of_a_model_and_its_image_part(tmp_path: Path) -> None:
+    model = damaged(write_named_model(tmp_path / "repo" / FILE), tmp_path)
+    assert model is not None
+    part = tmp_path / "repo" / "mmproj.gguf"
+    for file in (part, hashes_path(part), hashes_path(model.path)):
+        file.write_bytes(b"x" * 5)
+    assert Removal(model, tmp_path, part).carry_out() == model.size_bytes + 5
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_persons_beginning_of_a_name_is_not_a_programs(tmp_path: Path) -> None:
     place = tmp_path / "own"
     with pytest.raises(NotDownloaded, match="nothing"):
@@ -231,6 +252,22 @@ async def test_a_copy_is_a_second_name_that_is_listed_and_deleted_alone(tmp_path
         assert (await deleted(node, {"model": "mine:latest"})).json["status"] == "success"
         assert await names(client) == {"tiny-q8_0", "other"}
         assert file.exists()
+
+
+async def test_a_name_whose_model_may_be_several_by_now_does_not_hide_the_others() -> None:
+    loaders = [ready(ScriptedEngine(saying("a"), model_id=name)) for name in ("a-b", "a-d")]
+    async with RunningNode("kitchen", *loaders) as node, package(node.url) as asked:
+        await node.app[NAMES].given.give("mine", "a")
+        assert [model.model for model in (await asked.list()).models] == ["swarm", "a-b", "a-d"]
+
+
+async def test_a_name_is_given_to_a_model_with_the_longest_id_and_to_none_beyond(tmp_path: Path) -> None:
+    given = GivenNames(tmp_path / "given_names.json")
+    with pytest.raises(BadRequest, match="513 characters"):
+        await given.give("mine", "m" * 513)
+    assert given.all() == {}
+    assert await given.give("mine", "m" * 512) is None
+    assert GivenNames(tmp_path / "given_names.json").meaning("mine") == "m" * 512
 
 
 async def test_a_name_may_be_given_anew() -> None:

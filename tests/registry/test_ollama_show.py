@@ -200,8 +200,17 @@ def test_what_nobody_knows_is_not_made_up() -> None:
 
 
 def test_the_users_sampling_is_told_in_ollamas_names() -> None:
-    text = parameters_text({"temperature": 0.7, "max_tokens": 40})
-    assert [line.split() for line in text.splitlines()] == [["num_predict", "40"], ["temperature", "0.7"]]
+    text = parameters_text({"temperature": 0.7, "max_tokens": 1_234_567, "top_p": 1.0})
+    lines = [["num_predict", "1234567"], ["temperature", "0.7"], ["top_p", "1"]]
+    assert [line.split() for line in text.splitlines()] == lines
+
+
+@pytest.mark.parametrize(
+    ("unix_s", "text"),
+    [(0.5, "1970-01-01T00:00:00.500000Z"), (1e12, "9999-12-31T23:59:59Z"), (-1e12, "0001-01-01T00:00:00Z")],
+)
+def test_a_file_of_any_date_has_an_instant(unix_s: float, text: str) -> None:
+    assert instant(unix_s) == text
 
 
 def test_arrays_are_shown_where_they_are_short() -> None:

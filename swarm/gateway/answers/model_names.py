@@ -29,7 +29,8 @@ from swarm.routing.replicas import SWARM_ALIAS, KnownNames
 GIVEN_NAMES_FILE: Final = "given_names.json"
 MAX_GIVEN: Final = 256  # as many as a configuration may have
 MAX_NAME_CHARS: Final = 256
-MAX_FILE_BYTES: Final = 2**20  # a few times what MAX_GIVEN names take
+MAX_ID_CHARS: Final = 512  # of the model that a name means: an upstream's may have as many
+MAX_FILE_BYTES: Final = 2**20  # more than MAX_GIVEN names take
 NO_MODEL: Final = ""  # of a request that names none
 ANTHROPICS: Final = "claude-"  # how the models are called that Anthropic's clients ask for
 
@@ -67,7 +68,9 @@ class KeptNames(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     version: Literal[1] = 1
-    names: Annotated[dict[GivenName, GivenName], Field(max_length=MAX_GIVEN)]
+    names: Annotated[
+        dict[GivenName, Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]], Field(max_length=MAX_GIVEN)
+    ]
 
 
 def read_given_names(path: Path) -> dict[str, str]:
@@ -102,8 +105,10 @@ class GivenNames:
     async def give(self, name: str, model: str) -> str | None:
         """Let `name` mean `model` from now on; why it holds until this node stops only, None where it is kept.
 
-        Raises BadRequest for one name too many.
+        Raises BadRequest for one name too many, and a model whose id is too long to be kept.
         """
+        if len(model) > MAX_ID_CHARS:
+            raise BadRequest(f"the model's id has {len(model)} characters; one of {MAX_ID_CHARS} can be given a name")
         if name.casefold() not in self._names and len(self._names) >= MAX_GIVEN:
             raise BadRequest(f"{len(self._names)} names were given to models, which is all: delete one first")
         self._names[name.casefold()] = (name, model)

@@ -38,7 +38,7 @@ from swarm.gateway.ollama.listing import running, shown, tag
 from swarm.gateway.ollama.modelfiles import NO_BLOBS, NO_PUSH, OllamaCreateBody, why_not_made
 from swarm.gateway.openai.bodies import EmbeddingBody
 from swarm.gateway.openai.endpoints import check_dimensions
-from swarm.gateway.openai.listing import model_list, model_named
+from swarm.gateway.openai.listing import model_list, model_named, models_given_names
 from swarm.gateway.openai.utility_calls import BATCH, PropsBody, ask, embed, props
 from swarm.generation import GenerationRequest, JsonObject
 from swarm.registry.model_card import ModelCard, read_card
@@ -230,9 +230,8 @@ async def tags(request: web.Request) -> web.Response:
     """{"models": [...]}: every model of every node, after `swarm`, which is all of them; then copies."""
     created_s = request.app[STARTED_AT]
     tagged = [tag(model, created_s) for model in model_list(request)]
-    for name, meant in sorted(request.app[NAMES].given.all().items()):
-        with suppress(UnknownModel):  # no node has it now
-            tagged.append({**tag(model_named(request, meant), created_s), "name": name, "model": name})
+    copies = models_given_names(request)
+    tagged += [{**tag(model, created_s), "name": name, "model": name} for name, model in copies.items()]
     return json_response({"models": tagged})
 
 

@@ -46,8 +46,8 @@ def idle_seconds(keep_alive: str | float) -> float:
 
     Raises ValueError for a text that is no duration. `-1` and `300` as texts are seconds, which Go would refuse.
     """
-    seconds = _text_s(keep_alive) if isinstance(keep_alive, str) else float(keep_alive)
-    return math.inf if seconds < 0 or seconds >= LONGEST_S else seconds
+    seconds = _text_s(keep_alive) if isinstance(keep_alive, str) else keep_alive
+    return math.inf if seconds < 0 or seconds >= LONGEST_S else float(seconds)  # JSON has longer numbers than floats
 
 
 def _text_s(text: str) -> float:

@@ -18,7 +18,8 @@ from swarm.generation import JsonObject
 from swarm.registry.model_card import ModelCard
 from swarm.routing.replicas import SWARM_ALIAS
 
-NEVER: Final = "9999-12-31T23:59:59Z"  # when a model goes for which no time is set
+NEVER: Final = "9999-12-31T23:59:59Z"  # when a model goes for which no time is set: the last instant that is written
+FIRST: Final = "0001-01-01T00:00:00Z"
 THOUSAND: Final = 1000
 FORMATS: Final = {"gguf": "gguf", "mlx": "safetensors"}  # Ollama's words for kinds of files
 UNKNOWN: Final = "unknown"
@@ -26,8 +27,12 @@ PARAMETERS: Final = {"max_tokens": "num_predict"}  # that Ollama calls otherwise
 
 
 def instant(unix_s: float) -> str:
-    """A Unix time as Ollama writes it."""
-    return datetime.fromtimestamp(unix_s, UTC).isoformat().replace("+00:00", "Z")
+    """A Unix time as Ollama writes it; of one that no date is for, such as a file's may be, the nearest."""
+    try:
+        moment = datetime.fromtimestamp(unix_s, UTC)
+    except (ValueError, OverflowError, OSError):
+        return NEVER if unix_s > 0 else FIRST
+    return moment.isoformat().replace("+00:00", "Z")
 
 
 def size_text(params: int | None) -> str:
@@ -144,7 +149,8 @@ def shown(model: ModelOnNodes, created_s: int, card: ModelCard, sampling: Mappin
 
 def parameters_text(sampling: Mapping[str, float | int]) -> str:
     """A line for each parameter that requests of this model have where they do not say it, in Ollama's names."""
-    return "\n".join(f"{PARAMETERS.get(name, name):<30} {value:g}" for name, value in sorted(sampling.items()))
+    told = {name: str(value) if isinstance(value, int) else f"{value:g}" for name, value in sampling.items()}
+    return "\n".join(f"{PARAMETERS.get(name, name):<30} {value}" for name, value in sorted(told.items()))
 
 
 def capabilities(model: ModelOnNodes) -> list[JsonValue]:

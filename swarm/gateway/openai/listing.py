@@ -79,13 +79,25 @@ def model_list(request: web.Request) -> list[ModelOnNodes]:
 
 def model_named(request: web.Request, name: str) -> ModelOnNodes:
     """One of them, or one that is not shown, by any of its names. Raises UnknownModel, and BadRequest for several."""
-    models = _models(request)
-    meant = request.app[NAMES].meant(name, may_leave(request))
-    if meant == SWARM_ALIAS and models:
-        return _swarm([model for model in models.values() if model.listed] or list(models.values()))
-    if meant not in models:
+    found = _by_id(_models(request), request.app[NAMES].meant(name, may_leave(request)))
+    if found is None:
         raise request.app[NAMES].unknown(name)
-    return models[meant]
+    return found
+
+
+def models_given_names(request: web.Request) -> dict[str, ModelOnNodes]:
+    """Each name that was given to a model while this node ran, of those models that some node has now."""
+    given = request.app[NAMES].given.all()
+    models = _models(request) if given else {}
+    found = {name: _by_id(models, model_id) for name, model_id in sorted(given.items())}
+    return {name: model for name, model in found.items() if model is not None}
+
+
+def _by_id(models: Mapping[str, ModelOnNodes], model_id: str | None) -> ModelOnNodes | None:
+    """One of them by its id, or all of them."""
+    if model_id == SWARM_ALIAS and models:
+        return _swarm([model for model in models.values() if model.listed] or list(models.values()))
+    return models.get(model_id or "")
 
 
 def _models(request: web.Request) -> dict[str, ModelOnNodes]:
