@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,7 +17,7 @@ from swarm.errors import EngineFailed
 from swarm.gateway.answers.answer_form import Pacing
 from swarm.gateway.ollama.bodies import OllamaMessage, engine_turns
 from swarm.gateway.ollama.form import AnswerClock, load_ns_of
-from swarm.generation import Delta, ToolCallDelta
+from swarm.generation import Delta, Finish, Timings, ToolCallDelta, Usage
 from tests.doubles import images
 from tests.doubles.clients import connect
 from tests.doubles.machine import QUICK, Machine
@@ -196,6 +197,39 @@ async def test_the_load_is_told_where_there_was_one() -> None:
             assert answer["load_duration"] == (0 if turn else loaded["ms"] * 1_000_000)
 
 
+MEASURED = Finish(0, "stop", Usage(), timings=Timings(prompt_ms=0.002, predicted_ms=0.003))
+VOTED: dict[str, Any] = {"swarm": {"strategy": "majority", "votes": 3}}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("vote", [{}, VOTED], ids=["alone", "voted"])
+async def test_how_long_it_read_and_wrote_is_what_was_measured_where_it_was_made(
+    vote: dict[str, Any], stream: bool
+) -> None:
+    """However the answer came: in one piece all of its tokens would have been written in no time."""
+    async with (
+        RunningNode("study", ready(ScriptedEngine(lambda _, __: ["one ", "two ", "three", MEASURED]))) as node,
+        connect(node.url) as client,
+    ):
+        reply = await client.post("/api/chat", {"model": "scripted", "messages": TELL, "stream": stream, **vote})
+    last = json.loads(reply.text.splitlines()[-1])
+    assert (last["prompt_eval_duration"], last["eval_duration"]) == (2000, 3000)
+    assert last["total_duration"] > 5000
+
+
+@pytest.mark.parametrize("vote", [{}, VOTED], ids=["alone", "voted"])
+async def test_of_an_answer_in_one_piece_that_nobody_measured_no_reading_is_told(vote: dict[str, Any]) -> None:
+    async with (
+        RunningNode("study", ready(ScriptedEngine(lambda _, __: ["one ", "two ", "three"]))) as node,
+        connect(node.url) as client,
+    ):
+        for stream in {False, bool(vote)}:
+            reply = await client.post("/api/chat", {"model": "scripted", "messages": TELL, "stream": stream, **vote})
+            last = json.loads(reply.text.splitlines()[-1])
+            assert "prompt_eval_duration" not in last
+            assert last["eval_duration"] == last["total_duration"]
+
+
 def test_durations_add_up() -> None:
     clock = AnswerClock(began_ns=100, first_ns=160)
     assert clock.durations(20, 200) == {
@@ -204,6 +238,14 @@ def test_durations_add_up() -> None:
     assert AnswerClock(began_ns=100).durations(500, 200) == {
         "total_duration": 100, "load_duration": 100, "eval_duration": 0,
     }  # fmt: skip
+    measured = Timings(prompt_ms=0.00003, predicted_ms=0.00002)
+    assert clock.durations(20, 200, measured) == {
+        "total_duration": 100, "load_duration": 20, "prompt_eval_duration": 30, "eval_duration": 20,
+    }  # fmt: skip
+    longer = clock.durations(20, 200, Timings(prompt_ms=1.0, predicted_ms=0.00007))  # than all of it, by another clock
+    assert (longer["prompt_eval_duration"], longer["eval_duration"]) == (10, 70)
+    of_one_token = clock.durations(20, 200, Timings(prompt_ms=0.00003, predicted_ms=0.0))
+    assert of_one_token == clock.durations(20, 200)  # nobody divides by nothing
     assert load_ns_of({"loaded": {"ms": 3}}) == 3_000_000
     assert load_ns_of({"loaded": {"ms": None}}) == load_ns_of({}) == load_ns_of(None) == 0
 

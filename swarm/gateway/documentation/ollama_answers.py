@@ -85,7 +85,8 @@ class OllamaCost(BaseModel):
     total_duration: int | None = None
     load_duration: int | None = None
     prompt_eval_duration: Annotated[
-        int | None, Field(description="Until the first piece; left out where nobody saw it come")
+        int | None,
+        Field(description="To read the prompt; left out where nobody measured it, or saw the first piece come"),
     ] = None
     prompt_eval_count: int | None = None
     eval_duration: int | None = None

@@ -15,12 +15,13 @@ from typing import Final, Literal
 
 from pydantic import JsonValue
 
+from swarm.consensus.options import StreamMode
 from swarm.errors import SwarmError
 from swarm.gateway.answers.answer_form import CallOpening, Dialect, OpenStream, with_unique_ids
 from swarm.gateway.http.bodies import compact
 from swarm.gateway.http.errors import ollama_error_object
 from swarm.gateway.openai.bodies import as_object
-from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, ToolCall, Usage
+from swarm.generation import Candidate, Delta, Finish, FinishReason, JsonObject, Timings, ToolCall, Usage
 
 NDJSON_HEADERS: Final = {"Content-Type": "application/x-ndjson", "Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 NS_A_MS: Final = 1_000_000
@@ -43,19 +44,26 @@ class AnswerClock:
         if self.first_ns is None:
             self.first_ns = time.monotonic_ns()
 
-    def durations(self, load_ns: int, ended_ns: int) -> JsonObject:
-        """Ollama's durations in nanoseconds, which add up: all, the load, until the first piece, and from there on.
+    def durations(self, load_ns: int, ended_ns: int, timings: Timings | None = None) -> JsonObject:
+        """Ollama's durations in nanoseconds: all, the load, reading the prompt, and writing the answer.
 
-        Waiting for a free slot counts as reading the prompt. Where no piece was seen to come (a vote that does not
-        stream), how the time is divided is not known, and all of it but the load is `eval_duration`.
+        The last two are what was measured where the answer was computed (`timings`). Where nobody measured, or there is
+        no second token to measure to, they are told by when the first piece came, so that all add up and waiting for a
+        free slot counts as reading. Where none was seen to come either, how the time is divided is not known, and all
+        of it but the load is `eval_duration`.
         """
         total = max(ended_ns - self.began_ns, 0)
         load = min(load_ns, total)
+        left = total - load
         durations: JsonObject = {"total_duration": total, "load_duration": load}
+        if timings is not None and timings.predicted_ms:
+            evaluated = min(round(timings.predicted_ms * NS_A_MS), left)
+            prompt = min(round(timings.prompt_ms * NS_A_MS), left - evaluated)
+            return {**durations, "prompt_eval_duration": prompt, "eval_duration": evaluated}
         if self.first_ns is None:
-            return {**durations, "eval_duration": total - load}
-        prompt = min(max(self.first_ns - self.began_ns - load, 0), total - load)
-        return {**durations, "prompt_eval_duration": prompt, "eval_duration": total - load - prompt}
+            return {**durations, "eval_duration": left}
+        prompt = min(max(self.first_ns - self.began_ns - load, 0), left)
+        return {**durations, "prompt_eval_duration": prompt, "eval_duration": left - prompt}
 
 
 def load_ns_of(extension: JsonObject | None) -> int:
@@ -104,14 +112,19 @@ class OllamaForm:
             message["tool_calls"] = [called(index, call) for index, call in enumerate(calls)]
         return {**head, "message": message}
 
-    def ending(self, reason: FinishReason, usage: Usage, extension: JsonObject | None) -> JsonObject:
-        """The part of the last object that says how the answer ended and what it cost."""
+    def ending(self, end: Finish, extension: JsonObject | None, in_pieces: bool) -> JsonObject:
+        """The part of the last object that says how the answer ended and what it cost.
+
+        Not `in_pieces`: its words came all at once, so that nobody saw when the first was there.
+        """
+        seen = in_pieces or end.usage.completion_tokens <= 1
+        clock = self.clock if seen else AnswerClock(self.clock.began_ns)
         ended: JsonObject = {
             "done": True,
-            "done_reason": "load" if self.loads else done_reason(reason),
-            **self.clock.durations(load_ns_of(extension), time.monotonic_ns()),
-            "prompt_eval_count": usage.prompt_tokens,
-            "eval_count": usage.completion_tokens,
+            "done_reason": "load" if self.loads else done_reason(end.reason),
+            **clock.durations(load_ns_of(extension), time.monotonic_ns(), end.timings),
+            "prompt_eval_count": end.usage.prompt_tokens,
+            "eval_count": end.usage.completion_tokens,
         }
         return self.extended(ended, extension)
 
@@ -129,7 +142,8 @@ class OllamaForm:
         calls = with_unique_ids(candidate.tool_calls)
         words = (candidate.text, candidate.reasoning, calls, candidate.logprobs)
         said = self.piece("") if self.loads else self.piece(*words)
-        return {**said, **self.ending(candidate.finish_reason or "stop", candidate.usage, extension)}
+        end = Finish(0, candidate.finish_reason or "stop", candidate.usage, timings=candidate.timings)
+        return {**said, **self.ending(end, extension, in_pieces=False)}
 
     def writer(self, out: OpenStream, choices: int) -> OllamaWriter:
         return OllamaWriter(out, self)
@@ -191,7 +205,9 @@ class OllamaWriter:
                 ToolCall(id=made, name=name, arguments="".join(pieces)) for made, name, pieces in self._calls.values()
             ]
             await self._piece(self._form.piece("", calls=calls))
-        self._last = {**self._form.piece(""), **self._form.ending(event.reason, event.usage, extension)}
+        shown = (extension or {}).get("stream") != StreamMode.BUFFER
+        ending = self._form.ending(event, extension, in_pieces=shown)
+        self._last = {**self._form.piece(""), **ending}
 
     async def ballot(self, standing: JsonObject) -> None:
         """A line without words that says how the vote stands."""
