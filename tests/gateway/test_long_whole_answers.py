@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -111,6 +112,22 @@ async def test_a_failure_after_white_space_is_told_and_cut_off_so_that_nobody_ta
             await read(response)
     assert "out of order" in json.loads(got)["error"]["message"]
     await eventually(lambda: stage.node.pool.states()[0].slots_free == 4)
+
+
+async def test_a_reader_for_whom_a_close_is_the_end_has_its_connection_reset(stage: Stage) -> None:
+    """As nginx asks by itself, which would pass the failure on as a whole answer."""
+    stage.engine.script = playing(stage.gate, EngineFailed("out of order"))
+    body = json.dumps(chat_body(swarm=SINGLE)).encode()
+    address = urlsplit(stage.node.url)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    head = f"POST {CHAT} HTTP/1.0\r\nHost: {address.netloc}\r\nContent-Type: application/json"
+    writer.write(f"{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+    async with asyncio.timeout(SOON_S):
+        assert (await reader.readuntil(b"\r\n\r\n  ")).startswith(b"HTTP/1.0 200")
+        stage.gate.set()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+    writer.close()
 
 
 async def test_a_client_that_leaves_after_white_space_frees_its_worker(stage: Stage) -> None:

@@ -16,12 +16,15 @@ import asyncio
 import logging
 import math
 import re
+import socket
+import struct
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from federation.printable_text import printable
 from federation.tasks import cancel_and_wait
@@ -41,6 +44,7 @@ from swarm.generation import (
 )
 
 TOLD_AFTER_S = 0.3  # a request that waits for a load is told so: what has no room is refused by then
+RESET = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)  # `struct linger`: nothing is waited for
 _DRAWN = re.compile("[A-Za-z0-9]{32}")  # an id that llama.cpp has drawn for a call
 log = logging.getLogger(__name__)
 
@@ -283,10 +287,20 @@ class OpenStream:
         self._request[ENDING] = str(self.response.status)  # a client that closes now has all of it
 
     async def cut_short(self, data: bytes) -> None:
-        """Send `data`, and close the connection without the end of the answer."""
+        """Send `data`, and close the connection without the end of the answer; in HTTP/1.0, where that is it, reset it.
+
+        Many proxies ask in HTTP/1.0, and would pass on as whole what ends by a close.
+        """
         await self.write(data)
-        if self._request.transport is not None:
-            self._request.transport.close()
+        transport = self._request.transport
+        if transport is None:
+            return
+        if self._request.version >= HttpVersion11:
+            transport.close()
+            return
+        if (connection := transport.get_extra_info("socket")) is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        transport.abort()
 
     async def has_begun(self) -> bool:
         """As `begun`, also where the status is just being sent."""
