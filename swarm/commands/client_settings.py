@@ -42,7 +42,8 @@ class LaunchTable:
 class ClientEntry:
     """One client. `packages` are `npm:NAME` or `pypi:NAME`, of which the first is the client itself.
 
-    `settings` are lines of text with {url}, {key}, {model} and {context} in them, to be written where `where` says.
+    `settings` are lines of text with {url}, {key}, {model} and {context} in them, to be written where `where` says;
+    those of `only_with_key` are for nodes that want a key.
     `lacks` has the cells that it cannot have, each with whose limit that is and why.
     """
 
@@ -54,6 +55,7 @@ class ClientEntry:
     install: str
     where: str
     settings: Sequence[str]
+    only_with_key: Sequence[str] = ()
     notes: Sequence[str] = ()
     phones_home: str = ""
     lacks: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -65,10 +67,11 @@ class ClientEntry:
         """What `swarm launch` calls it: its program where it starts one, else its id."""
         return self.id if self.launch is None else self.launch.command
 
-    def lines(self, url: str, key: str, model: str, context_tokens: int | None) -> list[str]:
-        """Its settings for a node at `url` (without /v1)."""
+    def lines(self, url: str, key: str, model: str, context_tokens: int | None, *, keyless: bool = False) -> list[str]:
+        """Its settings for a node at `url` (without /v1); `keyless`: one that wants no key, for which any stands."""
         context = USUAL_CONTEXT_TOKENS if context_tokens is None else context_tokens
-        return [line.format(url=url, key=key, model=model, context=context) for line in self.settings]
+        told = [line for line in self.settings if not (keyless and line in self.only_with_key)]
+        return [line.format(url=url, key=key, model=model, context=context) for line in told]
 
 
 def client_entries(file: Path = CLIENTS_FILE) -> tuple[ClientEntry, ...]:

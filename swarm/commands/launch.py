@@ -127,12 +127,15 @@ def launch_plan(entry: ClientEntry, target: LaunchTarget) -> LaunchPlan:
 
 
 def find_client(name: str) -> ClientEntry:
-    """The client with that id, or whose program is called so. Raises SetupError with the nearest name there is."""
-    entries = client_entries()
+    """The client with that id or title, or whose program is called so, in any case of its letters.
+
+    Raises SetupError with the nearest name there is.
+    """
+    entries, wanted = client_entries(), name.casefold()
     for entry in entries:
-        if name in (entry.name, entry.id):
+        if wanted in (entry.name, entry.id, entry.title.casefold()):
             return entry
-    likely = closest(name, [known for entry in entries for known in {entry.name, entry.id}])
+    likely = closest(wanted, [known for entry in entries for known in {entry.name, entry.id}])
     hint = "" if likely is None else f": did you mean {likely!r}?"
     raise SetupError(f"no client is called {name!r}{hint} (`swarm launch --list` has them all)")
 
@@ -195,7 +198,8 @@ def _shown(api: NodeApi, model: str, context_tokens: int | None = None) -> Launc
 
 
 def _lines(entry: ClientEntry, target: LaunchTarget) -> list[str]:
-    return entry.lines(target.url, target.key, target.model, target.context_tokens)
+    keyless = target.api_key is None
+    return entry.lines(target.url, target.key, target.model, target.context_tokens, keyless=keyless)
 
 
 def list_clients(api: NodeApi, model: str, as_json: bool) -> int:
@@ -279,7 +283,7 @@ def show_settings(api: NodeApi, name: str, model: str, as_json: bool) -> int:
 def settings_lines(entry: ClientEntry, target: LaunchTarget, remark: str | None = None) -> Iterator[str]:
     """A client's settings, and what to know of them; lines to be copied stay whole, however long."""
     yield f"{entry.title}: {entry.install}"
-    yield from textwrap.wrap(f"Write {entry.where}:", WIDTH)
+    yield from _wrapped(f"Write {entry.where}:")
     yield ""
     yield from (f"    {line}".rstrip() for line in _lines(entry, target))
     notes = [*entry.notes, *([f"Phones home: {entry.phones_home}"] if entry.phones_home else [])]
@@ -292,4 +296,11 @@ def settings_lines(entry: ClientEntry, target: LaunchTarget, remark: str | None 
     if notes:
         yield ""
     for note in notes:
-        yield from textwrap.wrap(note, WIDTH, initial_indent="* ", subsequent_indent="  ", break_long_words=False)
+        yield from _wrapped(note, "* ", "  ")
+
+
+def _wrapped(text: str, first: str = "", further: str = "") -> list[str]:
+    """`text` in lines of WIDTH, in which options, commands and addresses stay whole, to be copied."""
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=first, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
+    )

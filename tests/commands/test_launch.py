@@ -14,7 +14,7 @@ import pytest
 from swarm.cli import main
 from swarm.commands.arguments import LAUNCHED
 from swarm.commands.client_settings import CELLS, ClientEntry, by_kind, client_entries
-from swarm.commands.launch import LaunchPlan, LaunchTarget, launch_plan, program_environment, too_small
+from swarm.commands.launch import LaunchPlan, LaunchTarget, launch_plan, program_environment, settings_lines, too_small
 from tests.commands.test_asking_a_node import answering
 
 ROOT = Path(__file__).parents[2]
@@ -188,6 +188,27 @@ def test_a_client_that_is_none_or_not_started_is_told_what_to_do(
     assert told in capsys.readouterr().err
 
 
+def test_a_node_without_keys_is_told_no_variable_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    """Codex does not start where the variable that `env_key` names is not set."""
+    with answering(200, MODELS) as (url, _):
+        for words, wanted in (([], False), (["--api-key", "sk-1"], True)):
+            assert main(["launch", "--settings", "codex", "--url", url, *words]) == 0
+            assert ("env_key = " in capsys.readouterr().out) == wanted
+
+
+@pytest.mark.parametrize("name", ["AIDER", "Claude Code", "Claude-Code", "open webui"])
+def test_a_client_is_found_by_its_title_and_in_any_case(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["launch", "--settings", name]) == 0
+    assert capsys.readouterr().out.casefold().startswith(name.casefold().replace("-", " "))
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.id)
+def test_words_that_are_copied_stay_whole(entry: ClientEntry) -> None:
+    told = " ".join(" ".join(settings_lines(entry, target())).split())
+    for note in [*entry.notes, entry.phones_home, entry.where]:
+        assert " ".join(note.split()) in told
+
+
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.id)
 def test_each_entry_of_the_file_is_whole(entry: ClientEntry) -> None:
     """Templates are filled with nothing left over, no word has the key, and what it lacks are cells of the table."""
@@ -195,6 +216,9 @@ def test_each_entry_of_the_file_is_whole(entry: ClientEntry) -> None:
     assert lines
     assert [line for line in lines for name in ("{url}", "{key}", "{model}", "{context}") if name in line] == []
     assert "http://10.0.0.2:17615" in "".join(lines)
+    assert set(entry.only_with_key) <= set(entry.settings)
+    said = [*entry.notes, *([entry.phones_home] if entry.phones_home else [])]
+    assert [words for words in said if not words.endswith(".") or words[0].islower()] == [], "sentences, or code first"
     assert set(entry.lacks) <= set(CELLS)
     assert all(reason.strip() for reason in entry.lacks.values())
     assert [package for package in entry.packages if not package.startswith(("npm:", "pypi:"))] == []
