@@ -53,8 +53,10 @@ from swarm.registry.stored import ModelStore, StoredModel, StoredModels
 from swarm.registry.table import FitRow, fit_rows
 
 OFFERED = 5  # models in the question to a person: the best, and smaller ones that are quicker to download
-# What clients say before their user has said anything, in tokens: measured with a first "hello" of each.
-OWN_PROMPTS = (("Open WebUI", 7_000), ("opencode", 7_700), ("Codex", 8_300), ("Claude Code", 23_000))
+# What clients say before their user has said anything, in tokens: those of swarm/commands/clients.toml that say much.
+OWN_PROMPTS = (
+    ("Open WebUI", 7_000), ("opencode", 7_100), ("Codex", 10_900), ("Claude Code", 12_100), ("Qwen Code", 12_800),
+)  # fmt: skip
 ANSWER_TOKENS = 500  # that must fit beside it
 
 

@@ -150,7 +150,7 @@ class MemoryNeed:
 
 
 MIN_CONTEXT_TOKENS = 1024  # less than a short chat needs: not offered as a remedy
-# What clients of today say before anybody has asked anything: Open WebUI 7,000 tokens, Codex 8,300, Claude Code 23,000.
+# What clients of today say before anybody has asked anything: Open WebUI 7,000 tokens, Codex 10,900, Qwen Code 12,800.
 MOST_CONTEXT_TOKENS = 32_768
 CONTEXT_STEPS = (
     MOST_CONTEXT_TOKENS, 24_576, 16_384, 12_288, 8192, 6144, 4096, 3072, 2048, 1536, MIN_CONTEXT_TOKENS,

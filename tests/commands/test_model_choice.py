@@ -16,11 +16,12 @@ import pytest
 from hardware.memory_speed import weights_bytes_per_s
 from hardware.snapshot import Cpu, Gpu, HardwareSnapshot, Memory, ModelMemory
 from swarm.cli import main
+from swarm.commands.client_settings import client_entries
 from swarm.engines.engine import Device, EngineSpec
 from swarm.engines.registry import Isolation, load_engine
 from swarm.errors import SetupError
 from swarm.node.engines import NodeEngines
-from swarm.node.model_choice import context_words
+from swarm.node.model_choice import OWN_PROMPTS, context_words
 from swarm.node.models import compute_threads
 from swarm.node.settings import Settings
 from swarm.registry import gguf_header
@@ -31,6 +32,8 @@ from swarm.registry.hub import Progress
 from swarm.registry.model_memory import Load
 from tests.doubles.choosing import choose_model
 from tests.doubles.tiny_models import write_named_model
+
+MUCH_TOKENS = 5_000  # what a client says before its user does, from which the banner names it
 
 GIB = 2**30
 
@@ -360,9 +363,16 @@ def test_of_little_memory_a_conversation_has_it_before_workers(tmp_path: Path) -
 
 def test_the_banner_says_which_clients_do_not_fit() -> None:
     assert context_words(32_768, "all that fits in free memory") is None
-    assert context_words(23_000, "as asked with --context") == (
-        "23000 tokens, as asked with --context: too small for the prompts of Claude Code (23,000)"
+    assert context_words(13_000, "as asked with --context") == (
+        "13000 tokens, as asked with --context: too small for the prompts of Qwen Code (12,800)"
     )
     words = context_words(2048, "all that this model has")
     assert words is not None
-    assert words.endswith("Open WebUI (7,000), opencode (7,700), Codex (8,300), Claude Code (23,000)")
+    assert words.endswith("opencode (7,100), Codex (10,900), Claude Code (12,100), Qwen Code (12,800)")
+
+
+def test_the_banner_and_the_clients_pages_tell_one_figure_of_each() -> None:
+    """Each that says much, the applications once for all of their APIs."""
+    told = {entry.title.partition(",")[0]: entry.prompt_tokens or 0 for entry in client_entries()}
+    assert dict(OWN_PROMPTS) == {title: tokens for title, tokens in told.items() if tokens >= MUCH_TOKENS}
+    assert list(OWN_PROMPTS) == sorted(OWN_PROMPTS, key=lambda told: told[1])

@@ -79,6 +79,21 @@ async def test_what_no_registry_has_is_refused_with_what_there_is(
         assert (await client.get("/swarm/v1/pulls")).json == {"data": []}
 
 
+async def test_a_second_name_is_not_pulled_since_it_would_go_on_to_mean_the_other_model(
+    hub: Hub, tmp_path: Path
+) -> None:
+    hub.put(REPO, FILE, Upload(write_named_model(tmp_path / "made" / FILE).read_bytes()))
+    async with node_with_a_disk(tmp_path / "data") as (node, client, _), package(node.url) as asked:
+        await asked.copy("swarm", NAME.upper())
+        with pytest.raises(ollama.ResponseError, match="a second name of 'swarm'") as caught:
+            await asked.pull(NAME)
+        assert caught.value.status_code == 400
+        assert (await client.post("/swarm/v1/pulls", {"model": NAME})).status == 400
+        assert (await client.get("/swarm/v1/pulls")).json == {"data": []}
+        await asked.delete(NAME)
+        assert (await asked.pull(NAME)).status == "success"
+
+
 async def test_what_the_hub_does_not_have_is_said_in_the_stream_and_without_one(hub: Hub, tmp_path: Path) -> None:
     del hub
     async with node_with_a_disk(tmp_path) as (node, client, _), package(node.url) as asked:

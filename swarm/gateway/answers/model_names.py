@@ -218,6 +218,11 @@ class RequestedNames:
             return alias[1]
         return self.given.meaning(name) or name
 
+    def second_name(self, name: str) -> str | None:
+        """What `name` stands for before any model that has it for a further name; None where it is no second name."""
+        stands_for = self._unaliased(name)
+        return None if stands_for == name or name in self._dispatcher.names.own else stands_for
+
     def is_configured(self, name: str) -> bool:
         """Whether it is an alias of this node's configuration."""
         return name.casefold() in self._aliases

@@ -34,7 +34,7 @@ from swarm.gateway.ollama.bodies import OllamaNamedBody
 from swarm.gateway.ollama.endpoints import LATEST, untagged
 from swarm.gateway.ollama.form import NDJSON_HEADERS, failure, line
 from swarm.gateway.openai.bodies import Body, RequestedModel
-from swarm.gateway.page.pulls import PULLS, SHELF, ModelShelf, PullEntry
+from swarm.gateway.page.pulls import PULLS, SHELF, ModelShelf, PullEntry, refuse_second_name
 from swarm.gateway.peers.management import takes_work
 from swarm.generation import JsonObject
 from swarm.registry.hub import Progress
@@ -76,6 +76,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
     name, shelf, pulls = untagged(request, body.wanted.strip()), app[SHELF], app[PULLS]
     if shelf is None:
         raise BadRequest("this node loads no models of its own, so it pulls none")
+    refuse_second_name(app, name)
     failures: list[SwarmError] = []
     try:
         shelf.check(name)

@@ -245,6 +245,16 @@ async def listing(request: web.Request) -> web.Response:
     return json_response({"data": [json_object(entry) for entry in request.app[PULLS].entries()]})
 
 
+def refuse_second_name(app: web.Application, name: str) -> None:
+    """Raises BadRequest for a name that means another model here: the one that is pulled would not be asked by it."""
+    if (stands_for := app[NAMES].second_name(name)) is not None:
+        raise BadRequest(
+            f"{name!r} is a second name of {stands_for!r} here, and would stay one: take it back first, with "
+            "DELETE /api/delete or from [aliases]",
+            param="model",
+        )
+
+
 async def begin(request: web.Request) -> web.Response:
     """The pull, at once; how it goes is in the list, and in the part `pull` of the events."""
     app = request.app
@@ -263,6 +273,7 @@ async def begin(request: web.Request) -> web.Response:
     except SetupError as error:
         raise BadRequest(str(error), param="model") from error
     if peer is None:
+        refuse_second_name(app, name)
         assert shelf is not None
         own = shelf  # of this request, whatever comes
 
