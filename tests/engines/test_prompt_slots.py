@@ -161,6 +161,20 @@ def test_where_all_share_their_cells_idle_slots_are_emptied_for_what_does_not_fi
     assert emptied(made, prompt) == (chosen, gone)
 
 
+def test_a_slot_that_answers_is_not_emptied_though_it_was_chosen_the_longest_time_ago() -> None:
+    made = slots(ANN, OTHER, NONE, cells=3000)
+    made.keeps_tokens = 0
+    made.slots[0].busy = True
+    assert emptied(made, THIRD) == (2, [1])
+
+
+def test_of_a_slot_that_holds_less_than_was_read_there_nothing_is_believed() -> None:
+    made = slots(ANN, OTHER)
+    made.found({0: len(ANN) - 1, 1: len(OTHER) + 9})
+    assert [len(slot.tokens) for slot in made.slots] == [0, len(OTHER)]
+    assert [slot.filled for slot in made.slots] == [len(ANN) - 1, len(OTHER) + 9]
+
+
 def test_an_answer_is_planned_for_and_what_it_was_is_known_at_its_end() -> None:
     made = slots(NONE, NONE, NONE, cells=10_000)
     choice = made.choose(tokens(ANN))

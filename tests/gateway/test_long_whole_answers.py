@@ -11,9 +11,11 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from swarm.errors import EngineFailed
-from swarm.gateway.answers.answer_form import Pacing
+from swarm.gateway.answers.answer_form import Pacing, in_one_piece
 from tests.doubles.clients import Client, chat_body, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import Script, ScriptedEngine, Step
@@ -128,6 +130,33 @@ async def test_a_reader_for_whom_a_close_is_the_end_has_its_connection_reset(sta
         with pytest.raises(ConnectionResetError):
             await reader.read()
     writer.close()
+
+
+async def test_an_answer_that_comes_while_the_status_is_being_sent_follows_it() -> None:
+    """Never a second response after the first one's head."""
+    sending = asyncio.Event()
+
+    async def slowly(*_: object) -> None:
+        sending.set()
+        for _turn in range(9):
+            await asyncio.sleep(0)
+
+    async def answer() -> web.Response:
+        await sending.wait()
+        return web.Response(text='{"said": "yes"}', content_type="application/json")
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await in_one_piece(request, {}, PACING, answer())
+
+    app = web.Application()
+    app.on_response_prepare.append(slowly)
+    app.add_routes([web.get("/", handler)])
+    async with (
+        TestServer(app) as server,
+        aiohttp.ClientSession() as session,
+        session.get(server.make_url("/")) as reply,
+    ):
+        assert (await reply.text()).strip() == '{"said": "yes"}'
 
 
 async def test_a_client_that_leaves_after_white_space_frees_its_worker(stage: Stage) -> None:

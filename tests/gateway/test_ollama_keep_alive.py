@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -114,6 +115,16 @@ async def test_a_model_that_is_not_to_stay_goes_after_its_answer(stream: bool) -
         assert again["message"]["content"] == "I am a"
         assert await expires(client) == NEVER, "another load knows nothing of it"
         assert machine.loads == ["b", "a", "a"]
+
+
+async def test_a_model_that_is_not_to_stay_goes_with_its_last_user_whenever_the_keeper_would_look() -> None:
+    machine = models("a")
+    seldom = replace(QUICK, tick_s=3600.0)
+    options = NodeOptions(source=machine, memory=machine.rules(), pool_pace=seldom)
+    async with RunningNode("kitchen", options=options) as node, connect(node.url) as client:
+        async with node.pool.using("a"):
+            await client.post("/api/chat", {**ASK, "keep_alive": 0})
+        await eventually(lambda: machine.taken == 0)
 
 
 async def test_a_model_goes_only_when_nobody_uses_it() -> None:

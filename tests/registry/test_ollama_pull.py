@@ -14,12 +14,14 @@ import ollama
 import pytest
 
 from swarm.errors import SetupError
+from swarm.gateway.answers.answer_form import Pacing
 from swarm.gateway.page.ollama_management import pull_status
 from swarm.gateway.page.pulls import PULLS, PullEntry
 from swarm.node.shelf import usual_size
 from swarm.registry.hub import Progress
 from swarm.registry.removal import ArrivedOf, NotDownloaded, Removal
 from swarm.registry.table import FitRow
+from tests.doubles.clients import connect
 from tests.doubles.running_node import NodeOptions, RunningNode
 from tests.doubles.tiny_models import write_named_model
 from tests.doubles.waiting import eventually
@@ -169,6 +171,18 @@ class EndlessShelf:
 
     async def remove(self, removal: Removal | ArrivedOf) -> int:
         return removal.carry_out()
+
+
+async def test_a_pull_without_lines_has_white_space_before_its_end() -> None:
+    """Node's `fetch` gives up on it otherwise, and to leave is to end it."""
+    pacing = Pacing(client_beat_s=1 / 64, whole_patience_s=2 / 64)
+    async with (
+        RunningNode("kitchen", options=NodeOptions(shelf=EndlessShelf(), pacing=pacing)) as node,
+        connect(node.url) as client,
+        client.open("/api/pull", {"model": "qwen3:4b", "stream": False}) as response,
+        asyncio.timeout(10.0),
+    ):
+        assert (response.status, await response.content.readexactly(2)) == (200, b"  ")
 
 
 async def test_a_client_that_leaves_ends_its_pull() -> None:

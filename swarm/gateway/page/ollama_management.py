@@ -25,7 +25,7 @@ from swarm.errors import (
     UnknownModel,
     UnknownRequest,
 )
-from swarm.gateway.answers.answer_form import PACING, Dialect, open_stream
+from swarm.gateway.answers.answer_form import PACING, Dialect, in_one_piece, open_stream
 from swarm.gateway.answers.model_names import NAMES
 from swarm.gateway.answers.request_context import may_leave
 from swarm.gateway.http.bodies import json_response, read_body
@@ -97,14 +97,18 @@ async def pull(request: web.Request) -> web.StreamResponse:
     log.warning("%s has %s pulled to this node by Ollama's API", request.remote, clean_line(name))
     try:
         if body.stream is False:
-            async for entry in _course(request, began):
-                check_done(entry, failures)
-            return json_response(SUCCESS)
+            return await in_one_piece(request, {}, app[PACING], _whole(request, began, failures))
         return await _told(request, began)
     finally:
         if began.id not in before:
             with suppress(UnknownRequest):  # over, and listed no more
                 await pulls.cancel(began.id)
+
+
+async def _whole(request: web.Request, began: PullEntry, failures: Sequence[SwarmError]) -> web.Response:
+    async for entry in _course(request, began):
+        check_done(entry, failures)
+    return json_response(SUCCESS)
 
 
 async def _told(request: web.Request, began: PullEntry) -> web.StreamResponse:
@@ -215,7 +219,8 @@ async def delete(request: web.Request) -> web.Response:
 
 async def _removed(request: web.Request, shelf: ModelShelf, removal: Removal | ArrivedOf) -> list[str]:
     """Remove it, unloaded before where it idles; what there is of it all the same."""
-    app, words, stays = request.app, removal.words, list[str]()
+    app, stays = request.app, list[str]()
+    words = await asyncio.to_thread(lambda: removal.words)
     if isinstance(removal, Removal):
         model_id = removal.model.id
         check_idle(next((state for state in app[POOL].states() if state.model_id == model_id), None))
