@@ -55,6 +55,8 @@ async def ask() -> AsyncIterator[Ask]:
     [
         ("small", False, "small"),
         ("swarm", False, "swarm"),
+        ("swarm:latest", False, "swarm"),
+        ("Swarm", False, "swarm"),
         ("claude-sonnet-of-tomorrow", False, "swarm"),
         ("gpt-4o-mini", True, "swarm"),
         ("text-embedding-3-small", True, "swarm"),
@@ -126,6 +128,7 @@ async def node_with(machine: Machine, **options: Any) -> AsyncIterator[tuple[Run
         ("qwen3:4b", "qwen3:4b"), ("QWEN3:4B", "qwen3:4b"), ("qwen3-4b-q4_k_m", "qwen3:4b"), (HUB, "qwen3:4b"),
         ("llama3.2:3b", PLAIN), ("llama3.2", PLAIN), ("gemma-3:1b", "gemma-3:1b@a1b2c3"),
         ("gpt-4o-mini", "qwen3:4b"), ("GPT-4o-Mini", "qwen3:4b"), ("small", PLAIN),
+        ("small:latest", PLAIN), ("llama3.2:latest", PLAIN), ("qwen3:4b:latest", "qwen3:4b"),
     ],
 )  # fmt: skip
 async def test_every_name_of_a_model_reaches_it(name: str, meant: str) -> None:
@@ -148,7 +151,9 @@ async def test_what_may_be_two_models_is_refused_and_both_are_named(path: str) -
         assert "'qwen3' may be qwen3:4b or qwen3:8b: give one of them" in reply.json["error"]["message"]
 
 
-@pytest.mark.parametrize("name", ["qwen", "hf:Qwen/Qwen3-8B-GGUF", "/models/qwen3.gguf", "../qwen3:4b", "gpt-4o"])
+@pytest.mark.parametrize(
+    "name", [":latest", "qwen", "gpt-4o:latest", "hf:Qwen/Qwen3-8B-GGUF", "/models/qwen3.gguf", "../qwen3:4b", "gpt-4o"]
+)
 async def test_no_name_in_a_request_downloads_or_opens_anything(name: str) -> None:
     machine = a_disk()
     async with node_with(machine) as (_, client):

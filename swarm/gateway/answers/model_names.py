@@ -3,8 +3,8 @@
 A name is, in this order: `swarm`; the id of a model of this node; an alias of this node's configuration, or one that
 was given while it ran; the id of a model that a peer or an upstream has; in any case, a further name of a model
 (Ollama's, `hf:...`, LM Studio's); the beginning of a name that only one model has, up to a `:`, `-`, `@`, `.` or `_`.
-This node's own models come before those of which peers say so. It reaches only what a node has stored: no request
-downloads anything, or opens a path.
+This node's own models come before those of which peers say so. `NAME:latest` is NAME where nothing is called so. A name
+reaches only what a node has stored: no request downloads anything, or opens a path.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ MAX_NAME_CHARS: Final = 256
 MAX_ID_CHARS: Final = 512  # of the model that a name means: an upstream's may have as many
 MAX_FILE_BYTES: Final = 2**20  # more than MAX_GIVEN names take
 NO_MODEL: Final = ""  # of a request that names none
+LATEST: Final = ":latest"  # which Ollama's users, and clients, say of a name that has no other tag
 ANTHROPICS: Final = "claude-"  # how the models are called that Anthropic's clients ask for
 
 MOST_MEANINGS: Final = 1000  # kept; finding one among thousands of names takes milliseconds
@@ -173,14 +174,14 @@ class RequestedNames:
         """
         if name == NO_MODEL and not self._answers_any:
             raise BadRequest("model: this field is required: an id of /v1/models, or swarm", param="model")
-        found = self.meant(name, upstream)
+        found = self.found(name, upstream)
         if found is not None:
             return found
         wanted = self._unaliased(name)
         if self._answers_any or (wanted == name and name.startswith(ANTHROPICS)):
             return SWARM_ALIAS
         await self.look_again()
-        found = self.meant(name, upstream)
+        found = self.found(name, upstream)
         if found is None and self._unusable(wanted) is not None:
             raise self.unknown(wanted)
         return found or wanted
@@ -192,6 +193,16 @@ class RequestedNames:
     def known(self) -> tuple[str, ...]:
         """The names that whoever mistypes one is told: of models, and those that were given to some."""
         return (*self._dispatcher.model_names(), *sorted(self.given.all()))
+
+    def found(self, name: str, upstream: bool = True) -> str | None:
+        """The model that a request means by `name`, also where it says `:latest`. Raises AmbiguousModel."""
+        found = self.meant(name, upstream)
+        if found is None and name.casefold() == SWARM_ALIAS:
+            return SWARM_ALIAS
+        untagged = name.removesuffix(LATEST)
+        if found is None and untagged not in ("", name):
+            return self.found(untagged, upstream)
+        return found
 
     def meant(self, name: str, upstream: bool = True) -> str | None:
         """The model that `name` means; None where no node is known to have it. Raises AmbiguousModel."""

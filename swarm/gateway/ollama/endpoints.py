@@ -18,7 +18,7 @@ from federation.printable_text import clean_line
 from swarm import program_version
 from swarm.errors import BadRequest, NotServed, SetupError, UnknownModel
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
-from swarm.gateway.answers.model_names import NAMES
+from swarm.gateway.answers.model_names import LATEST, NAMES
 from swarm.gateway.answers.request_context import AnswerRequest, may_leave
 from swarm.gateway.http.bodies import json_response, read_body
 from swarm.gateway.http.keys import POOL, STARTED_AT
@@ -47,7 +47,6 @@ from swarm.routing.replicas import SWARM_ALIAS
 
 log = logging.getLogger(__name__)
 
-LATEST: Final = ":latest"
 # Clients look whether a server is new enough for what they send. This is the API that is kept to; what serves it is
 # told beside it.
 API_VERSION: Final = "0.12.6"

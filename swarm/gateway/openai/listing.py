@@ -79,7 +79,7 @@ def model_list(request: web.Request) -> list[ModelOnNodes]:
 
 def model_named(request: web.Request, name: str) -> ModelOnNodes:
     """One of them, or one that is not shown, by any of its names. Raises UnknownModel, and BadRequest for several."""
-    found = _by_id(_models(request), request.app[NAMES].meant(name, may_leave(request)))
+    found = _by_id(_models(request), request.app[NAMES].found(name, may_leave(request)))
     if found is None:
         raise request.app[NAMES].unknown(name)
     return found

@@ -26,12 +26,12 @@ from swarm.errors import (
     UnknownRequest,
 )
 from swarm.gateway.answers.answer_form import PACING, Dialect, in_one_piece, open_stream
-from swarm.gateway.answers.model_names import NAMES
+from swarm.gateway.answers.model_names import LATEST, NAMES
 from swarm.gateway.answers.request_context import may_leave
 from swarm.gateway.http.bodies import json_response, read_body
 from swarm.gateway.http.keys import DISPATCHER, POOL
 from swarm.gateway.ollama.bodies import OllamaNamedBody
-from swarm.gateway.ollama.endpoints import LATEST, untagged
+from swarm.gateway.ollama.endpoints import untagged
 from swarm.gateway.ollama.form import NDJSON_HEADERS, failure, line
 from swarm.gateway.openai.bodies import Body, RequestedModel
 from swarm.gateway.page.pulls import PULLS, SHELF, ModelShelf, PullEntry, refuse_second_name

@@ -174,10 +174,10 @@ async def target_of(request: web.Request, name: str, node: str | None, anywhere:
 async def _found(app: web.Application, name: str, node: str | None, anywhere: bool) -> Target:
     dispatcher, names = app[DISPATCHER], app[NAMES]
     peer = None if node is None else peer_named(node, app[MEMBERSHIP].alive(), dispatcher.node, dispatcher.node_id)
-    model = names.meant(name)
+    model = names.found(name)
     if model is None:
         await names.look_again()
-        model = names.meant(name)
+        model = names.found(name)
     if model == SWARM_ALIAS:
         raise BadRequest(f"{SWARM_ALIAS!r} stands for all models: name one of them", param="model")
     if model is None:
