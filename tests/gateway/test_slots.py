@@ -11,6 +11,7 @@ import pytest
 
 from swarm.engines.llama_cpp.http import without_texts
 from swarm.errors import EngineFailed, SwarmError
+from swarm.gateway.llama.slots import TOLD_WITHIN_S
 from swarm.generation import GenerationRequest, JsonObject
 from tests.doubles.clients import Client, connect
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
@@ -117,11 +118,14 @@ async def test_whoever_asks_for_a_free_slot_is_told_by_the_status() -> None:
 
 
 class Telling(ScriptedEngine):
-    """An engine that tells of its slots, or fails over it."""
+    """An engine that tells of its slots, fails over it, or is `busy`."""
 
     wrong: SwarmError | None = None
+    busy: asyncio.Event | None = None
 
     async def slot_states(self) -> Sequence[JsonObject]:
+        if self.busy is not None:
+            await self.busy.wait()
         if self.wrong is not None:
             raise self.wrong
         return [{"id": 5, "n_ctx": 7, "is_processing": True}]
@@ -133,7 +137,11 @@ async def test_what_an_engine_tells_counts_and_where_it_cannot_its_workers_do() 
         told = {"id": 0, "model": "m", "n_ctx": 7, "is_processing": True}
         assert (await asked.get("/slots")).json == [told]
         engine.wrong = EngineFailed("this server does not support slots endpoint")
-        assert (await asked.get("/slots")).json == [{**told, "n_ctx": 1024, "is_processing": False}]
+        by_workers = [{**told, "n_ctx": 1024, "is_processing": False}]
+        assert (await asked.get("/slots")).json == by_workers
+        engine.wrong, engine.busy = None, asyncio.Event()
+        async with asyncio.timeout(10 * TOLD_WITHIN_S):
+            assert (await asked.get("/slots")).json == by_workers, "nobody waits for a step of its"
 
 
 async def test_slots_are_those_of_this_node_alone() -> None:

@@ -266,6 +266,7 @@ async def test_words_are_live_and_the_call_behind_them_waits_for_the_vote(path: 
         ([*LOOKS, ROME], [*LOOKS, ROME], "I look. ", ["Rome"]),
         ([*LOOKS, OSLO], [ROME], "I look. ", ["Rome"]),
         ([*LOOKS], [ROME], "I look. ", ["Rome"]),
+        ([*LOOKS], [*THINKING, ROME], "I look. ", ["Rome"]),
         ([*LOOKS, OSLO], ["It is warm."], "I look. ", []),
         (["It is cold."], ["It is warm."], "It is cold.", []),
         ([OSLO], [ROME], "", ["Rome"]),
@@ -290,6 +291,7 @@ async def test_what_is_called_is_what_the_vote_came_out_for(
         words_were_shown = isinstance(leads[0], str)
         assert account["stream"] == ("words" if words_were_shown else "buffer")
         if words_were_shown:
+            assert answer.reasoning == ""
             agreed = leads == others
             assert account["confirmed"] is agreed
             assert ("winner_message" in account) is not agreed

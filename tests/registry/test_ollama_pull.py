@@ -26,7 +26,7 @@ from tests.doubles.running_node import NodeOptions, RunningNode
 from tests.doubles.tiny_models import write_named_model
 from tests.doubles.waiting import eventually
 from tests.registry.fake_hub import Hub, Upload
-from tests.registry.test_page_pulls import FILE, NAME, REPO, node_with_a_disk
+from tests.registry.test_page_pulls import FILE, NAME, REPO, begun, node_with_a_disk
 
 Ollama = Any  # an `ollama.AsyncClient`, whose own types are partly unknown
 
@@ -179,10 +179,26 @@ async def test_a_pull_without_lines_has_white_space_before_its_end() -> None:
     async with (
         RunningNode("kitchen", options=NodeOptions(shelf=EndlessShelf(), pacing=pacing)) as node,
         connect(node.url) as client,
-        client.open("/api/pull", {"model": "qwen3:4b", "stream": False}) as response,
         asyncio.timeout(10.0),
+        client.open("/api/pull", {"model": "qwen3:4b", "stream": False}) as response,
     ):
         assert (response.status, await response.content.readexactly(2)) == (200, b"  ")
+
+
+async def test_a_client_that_leaves_does_not_end_what_was_on_its_way_before() -> None:
+    async with (
+        RunningNode("kitchen", options=NodeOptions(shelf=EndlessShelf())) as node,
+        connect(node.url) as page,
+        package(node.url) as client,
+    ):
+        await begun(page, "qwen3:4b")
+        for model in ("qwen3:4b", "qwen3:8b"):
+            lines = await client.pull(model, stream=True)
+            await anext(lines)
+            await lines.aclose()
+        await eventually(lambda: "cancelled" in [entry.state for entry in node.app[PULLS].entries()])
+        states = {entry.model: entry.state for entry in node.app[PULLS].entries()}
+        assert (states["qwen3:4b"] != "cancelled", states["qwen3:8b"]) == (True, "cancelled")
 
 
 async def test_a_client_that_leaves_ends_its_pull() -> None:

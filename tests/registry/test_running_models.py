@@ -324,7 +324,12 @@ def test_the_image_part_goes_with_the_last_model_that_needs_it(
 ) -> None:
     folder = data_dir / "models" / "unsloth--Qwen3-8B-GGUF"
     shutil.copy(make_gguf("mmproj-F16.gguf", architecture="clip"), folder)
-    assert swarm("rm", "qwen3:8b", data_dir=data_dir) == 0
+    first = folder / "Qwen3-8B-Q4_K_M.gguf"
+    (folder / "Qwen3-8B-Q8_0.gguf").write_bytes(first.read_bytes()[:-8] + (9).to_bytes(8, "little"))
+    assert swarm("rm", "qwen3:8b:q4_k_m", data_dir=data_dir) == 0
+    assert "image part" not in capsys.readouterr().out
+    assert sorted(path.name for path in folder.glob("*.gguf")) == ["Qwen3-8B-Q8_0.gguf", "mmproj-F16.gguf"]
+    assert swarm("rm", "qwen3-8b-q8_0", data_dir=data_dir) == 0
     assert " and its image part mmproj-F16.gguf (1 MiB)" in capsys.readouterr().out
     assert not folder.exists()
 
