@@ -126,7 +126,7 @@ class Server:
             raise BadRequest("no template")
         assert body is not None
         prompt: list[int] = body["prompt"]
-        cached = 0 if self.forgets else common_prefix(prompt, self.held)
+        cached = common_prefix(prompt, self.held) if body["cache_prompt"] and not self.forgets else 0
         self.held = prompt
         self.sizes.append(len(prompt))
         return {"timings": {"cache_n": cached, "prompt_n": len(prompt) - cached}}
@@ -148,6 +148,15 @@ async def test_a_conversation_that_goes_on_is_continued_and_never_cut() -> None:
     server.tokens = list(range(1200))
     assert await read(warmer, {"prompt": "x"}) == 1050
     assert server.sizes == [1114, 1178]
+
+
+async def test_what_is_to_be_read_anew_is_read_once_all_the_same() -> None:
+    server = Server(list(range(1000)))
+    server.held = server.tokens
+    warmer = SlicedPrefill(server.ask, CONTEXT_TOKENS, SLICE_TOKENS)
+    async with warmer.reading({"prompt": "x", "cache_prompt": False}) as reading:
+        assert (reading.cached, reading.anew) == (0, False), "and the request itself takes what is there now"
+    assert server.sizes == list(range(64, 961, 64))
 
 
 async def test_an_answer_that_is_complete_leaves_its_prompt_to_the_next_wave_of_a_vote() -> None:
