@@ -206,3 +206,9 @@ async def test_what_the_user_decided_of_a_model_holds_where_a_request_does_not_s
     given = [(request.temperature, request.top_k, request.max_tokens) for request in own.requests]
     assert given == [(1.5, 7, 5), (0.25, 7, 9), (0.25, 7, 5)]
     assert [request.top_k for request in other.requests] == [None]
+
+
+async def test_one_tag_is_left_out_and_no_more(ask: Ask) -> None:
+    """A name of many would be looked up as many times."""
+    body = {"model": "small:latest:latest", "messages": TURN, "swarm": SINGLE}
+    assert (await ask(False).post("/v1/chat/completions", body)).status == 404

@@ -196,13 +196,12 @@ class RequestedNames:
 
     def found(self, name: str, upstream: bool = True) -> str | None:
         """The model that a request means by `name`, also where it says `:latest`. Raises AmbiguousModel."""
-        found = self.meant(name, upstream)
-        if found is None and name.casefold() == SWARM_ALIAS:
-            return SWARM_ALIAS
-        untagged = name.removesuffix(LATEST)
-        if found is None and untagged not in ("", name):
-            return self.found(untagged, upstream)
-        return found
+        for said in dict.fromkeys((name, name.removesuffix(LATEST) or name)):
+            if (found := self.meant(said, upstream)) is not None:
+                return found
+            if said.casefold() == SWARM_ALIAS:
+                return SWARM_ALIAS
+        return None
 
     def meant(self, name: str, upstream: bool = True) -> str | None:
         """The model that `name` means; None where no node is known to have it. Raises AmbiguousModel."""
