@@ -41,7 +41,7 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(tmp_
         ("port = ", "not TOML"),
         ('engine = "vllm"', "engine = 'vllm' is none of the choices: use 'auto', 'xllamacpp', "),
         ('strategy = "dictator"', "strategy = 'dictator' is none of the choices: use .*'majority'"),
-        ('vote_stream = "loudly"', "vote_stream = 'loudly' is none .*'leader', 'buffer' or 'reasoning'"),
+        ('vote_stream = "loudly"', "vote_stream = 'loudly' is none .*'leader', 'words', 'buffer' or 'reasoning'"),
         ("votes = 1000", "votes = 1000 is out of range: use 1 to 32"),
         ('votes = 1\nstrategy = "judge"', "strategy = 'judge' needs answers to choose from: use 2 to 32 votes"),
         ('auto = "perhaps"', "auto = 'perhaps' is neither true nor false"),

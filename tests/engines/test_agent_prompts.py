@@ -7,6 +7,7 @@ slot, as that of any model of use is.
 from __future__ import annotations
 
 import asyncio
+import operator
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from tests.doubles.agent_prompts import AgentTalk
 from tests.doubles.clients import Client
 from tests.doubles.inside_llama import busy_slots, prompt_tokens_evaluated
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
+from tests.e2e.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]  # each prompt takes half a minute to read
 
@@ -50,9 +52,7 @@ class House:
         return await prompt_tokens_evaluated(self.engine.http)
 
     async def until_idle(self) -> None:
-        async with asyncio.timeout(TIMEOUT_S):
-            while await busy_slots(self.engine.http):  # noqa: ASYNC110 - llama.cpp has no event for it
-                await asyncio.sleep(0.01)
+        await eventually(lambda: busy_slots(self.engine.http), TIMEOUT_S, "no slot is busy", until=operator.not_)
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,8 @@ async def test_what_was_read_when_a_client_leaves_is_not_read_again(house: House
     talk.says()
     before = await house.evaluated()
     asked = asyncio.create_task(by_messages(house.client, talk))
-    async with asyncio.timeout(TIMEOUT_S):
-        while await house.evaluated() - before < LEAST_TOKENS / 4:  # noqa: ASYNC110 - llama.cpp has no event for it
-            await asyncio.sleep(0.05)
+    enough = before + LEAST_TOKENS / 4
+    await eventually(house.evaluated, TIMEOUT_S, "a quarter is read", until=lambda tokens: tokens >= enough)
     await cancel_and_wait(asked)
     await house.until_idle()
     read = await house.evaluated() - before

@@ -358,9 +358,18 @@ def stream_result(outcome: BallotResult) -> StreamResult:
 
 
 def _after_words(leader: Candidate, winner: Candidate, fields: JsonObject) -> StreamResult:
-    """The leader's words are out: the calls of tools that follow them are the winner's, as is the reason of the end."""
-    ends = {"tool_calls": winner.tool_calls, "finish_reason": winner.finish_reason}
-    calls = winner.model_copy(update={"text": "", "reasoning": "", "logprobs": None}) if winner.tool_calls else None
+    """The leader's words are out: the calls of tools that follow them are the winner's, as is the reason of the end.
+
+    Where the leader would have called and nothing is called its words only announce what does not come: the winner's
+    follow, as a paragraph of their own.
+    """
+    text = leader.text
+    unsent = winner.model_copy(update={"text": "", "reasoning": "", "logprobs": None}) if winner.tool_calls else None
     if leader.voter != winner.voter:
         fields = {**fields, "winner_message": message_object(winner)}
-    return StreamResult(leader.model_copy(update=ends), calls, fields)
+        if leader.tool_calls and not winner.tool_calls and winner.text:
+            paragraph = f"\n\n{winner.text}" if leader.text else winner.text
+            text += paragraph
+            unsent = winner.model_copy(update={"text": paragraph, "reasoning": "", "logprobs": None})
+    ends = {"text": text, "tool_calls": winner.tool_calls, "finish_reason": winner.finish_reason}
+    return StreamResult(leader.model_copy(update=ends), unsent, fields)
