@@ -27,7 +27,7 @@ from tests.doubles.played_node import (
 )
 
 PROGRAM = Path(__file__).with_name("scenario_program.py")
-SCENARIO_S = 120.0  # a few seconds on an idle machine; most of them are the client's imports
+SCENARIO_S = 240.0  # a few seconds on an idle machine; most of them are the client's imports
 
 
 def told_node(node: PlayedNode) -> dict[str, Any]:

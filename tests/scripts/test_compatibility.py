@@ -68,6 +68,22 @@ def test_of_what_is_not_here(): pytest.skip("no aider")
 """
 
 
+LATE_ONCE = """
+import pathlib
+import pytest
+
+@pytest.mark.client("codex", "text")
+def test_which_passes(): pass
+
+@pytest.mark.client("codex", "text")
+def test_which_is_late_once():
+    been = pathlib.Path(__file__).with_name("been")
+    first = not been.exists()
+    been.touch()
+    assert not first
+"""
+
+
 def load_script() -> ModuleType:
     """The script, which has no ending, as a module."""
     loader = importlib.machinery.SourceFileLoader("compatibility", str(SCRIPT))
@@ -102,6 +118,14 @@ def run_tests(folder: Path, text: str, variable: str, *options: str) -> dict[str
     )
     assert told.exists(), ended.stdout + ended.stderr
     return json.loads(told.read_text())
+
+
+def test_what_failed_is_run_again_beside_what_was_found_of_the_others(tmp_path: Path) -> None:
+    cached = ("-p", "cacheprovider")
+    first = run_tests(tmp_path, LATE_ONCE, RESULTS, *cached)["codex"]["cells"]["text"]
+    assert sorted(first.values()) == ["failed", "passed"]
+    again = run_tests(tmp_path, LATE_ONCE, RESULTS, *cached, "--last-failed")["codex"]["cells"]["text"]
+    assert again == dict.fromkeys(first, "passed")
 
 
 @pytest.fixture(scope="module")
