@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Final, NoReturn
 
 from aiohttp import web
@@ -20,9 +20,9 @@ from swarm.errors import BadRequest, NotServed, SetupError, UnknownModel
 from swarm.gateway.answers.answer_service import ANSWER_SERVICE
 from swarm.gateway.answers.model_names import LATEST, NAMES
 from swarm.gateway.answers.request_context import AnswerRequest, may_leave
+from swarm.gateway.answers.swarm_options import SwarmOptions
 from swarm.gateway.http.bodies import json_response, read_body
 from swarm.gateway.http.keys import POOL, STARTED_AT
-from swarm.gateway.observing.usage import spend
 from swarm.gateway.ollama.bodies import (
     OllamaChatBody,
     OllamaEmbedBody,
@@ -37,9 +37,9 @@ from swarm.gateway.ollama.keep_alive import KeepAlive, keep_alive_object
 from swarm.gateway.ollama.listing import running, shown, tag
 from swarm.gateway.ollama.modelfiles import NO_BLOBS, NO_PUSH, OllamaCreateBody, why_not_made
 from swarm.gateway.openai.bodies import EmbeddingBody
-from swarm.gateway.openai.endpoints import check_dimensions
+from swarm.gateway.openai.endpoints import embedded
 from swarm.gateway.openai.listing import model_list, model_named, models_given_names
-from swarm.gateway.openai.utility_calls import BATCH, PropsBody, ask, embed, props
+from swarm.gateway.openai.utility_calls import PropsBody, ask, props
 from swarm.generation import GenerationRequest, JsonObject
 from swarm.registry.model_card import ModelCard, read_card
 from swarm.routing.policy import VoteOptions
@@ -54,7 +54,7 @@ API_VERSION: Final = "0.12.6"
 
 async def answering(request: web.Request, name: str, options: VoteOptions | None = None) -> str:
     """The model that answers for `name`. Raises AmbiguousModel."""
-    return await request.app[NAMES].answering(untagged(request, name), may_leave(request, options))
+    return await request.app[NAMES].answering(name, may_leave(request, options))
 
 
 def untagged(request: web.Request, name: str) -> str:
@@ -150,12 +150,11 @@ async def embed_texts(request: web.Request) -> web.Response:
     """{"model", "embeddings": [vector, ...], ...}: a vector for each text, in order, all from one model."""
     body = await read_body(request, OllamaEmbedBody)
     began_ns = time.monotonic_ns()
-    upstream = may_leave(request, None if body.swarm is None else body.swarm.options())
-    model = await request.app[NAMES].answering(untagged(request, body.model), upstream)
+    model = await answering(request, body.model, None if body.swarm is None else body.swarm.options())
     keep = KeepAlive(request, model, body.idle_s)
     try:
         load = await _load_told(request, model)
-        vectors, tokens = await _vectors(request, model, body.texts, body.dimensions, upstream)
+        vectors, tokens = await _vectors(request, model, body.texts, body.dimensions, body.swarm)
     finally:
         keep.settle()
     return json_response(
@@ -202,26 +201,29 @@ async def embed_prompt(request: web.Request) -> web.Response:
     model = await answering(request, body.model)
     keep = KeepAlive(request, model, body.idle_s)
     try:
-        vectors, _ = await _vectors(request, model, [body.prompt] if body.prompt else [], None, may_leave(request))
+        vectors, _ = await _vectors(request, model, [body.prompt] if body.prompt else [])
     finally:
         keep.settle()
     return json_response({"embedding": vectors[0] if vectors else [], **_swarm(keep)})
 
 
 async def _vectors(
-    request: web.Request, model: str, texts: list[str], dimensions: int | None, upstream: bool
+    request: web.Request,
+    model: str,
+    texts: list[str],
+    dimensions: int | None = None,
+    options: SwarmOptions | None = None,
 ) -> tuple[list[tuple[float, ...]], int]:
     """A vector for each text, and the tokens of all."""
     vectors: list[tuple[float, ...]] = []
     tokens = 0
-    for start in range(0, len(texts), BATCH):
-        part = EmbeddingBody(model=model, input=[*texts[start : start + BATCH]], dimensions=dimensions)
-        batch, replica = await ask(request.app, model, embed(part), upstream)
-        model = replica.model  # the next batch's too, whoever computes it
-        check_dimensions(part, len(batch.vectors[0]))
-        tokens += batch.prompt_tokens
-        spend(request, batch.prompt_tokens)
-        vectors.extend(batch.vectors)
+    if not texts:
+        return vectors, tokens
+    body = EmbeddingBody(model=model, input=[*texts], dimensions=dimensions, swarm=options)
+    async with aclosing(embedded(request, body)) as batches:
+        async for batch, _ in batches:
+            tokens += batch.prompt_tokens
+            vectors.extend(batch.vectors)
     return vectors, tokens
 
 
@@ -237,7 +239,7 @@ async def tags(request: web.Request) -> web.Response:
 async def show(request: web.Request) -> web.Response:
     """What is known of a model; the header of its file is read for it, nothing is loaded. Raises UnknownModel."""
     body = await read_body(request, OllamaNamedBody)
-    model = model_named(request, untagged(request, body.wanted))
+    model = model_named(request, body.wanted)
     stored = model.stored
     card = ModelCard()
     if stored is not None and stored.facts is not None:
