@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from swarm.commands.client_settings import client_entries
+from tests.doubles.client_command import ClientCommand
 from tests.doubles.played_node import (
     CONTEXT_TOKENS,
-    ENDLESS,
-    ENDLESS_TASK,
     KEY,
     MODEL,
     OBJECT,
@@ -32,7 +28,6 @@ from tests.doubles.played_node import (
 from tests.doubles.python_packages import python_of
 
 FOLDER = Path(__file__).parent / "llm_command"
-RUN_S = 120.0  # a second on an idle machine: it imports much
 WEATHER = """
 def get_weather(city: str) -> str:
     "Weather of a city."
@@ -53,30 +48,6 @@ def each(cell: str, *more: str) -> pytest.MarkDecorator:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """`llm` with a home of its own: all that it is told is in its files and in two variables."""
-
-    program: Path
-    environment: dict[str, str] = field(repr=False)
-
-    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [self.program, *words],
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=RUN_S,
-            check=False,
-        )
-
-    def said(self, *words: str) -> str:
-        ended = self.run(*words)
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout.strip()
-
-
 @pytest.fixture(scope="module")
 def played() -> Iterator[PlayedNode]:
     with played_node() as node:
@@ -84,7 +55,7 @@ def played() -> Iterator[PlayedNode]:
 
 
 @pytest.fixture(scope="module")
-def llm(played: PlayedNode, tmp_path_factory: pytest.TempPathFactory) -> Command:
+def llm(played: PlayedNode, tmp_path_factory: pytest.TempPathFactory) -> ClientCommand:
     """Configured as docs/clients/ says, and for one model more, which the node does not have."""
     home = tmp_path_factory.mktemp("llm")
     environment = {
@@ -94,7 +65,7 @@ def llm(played: PlayedNode, tmp_path_factory: pytest.TempPathFactory) -> Command
         "OLLAMA_HOST": played.url,
         "OLLAMA_API_KEY": KEY,
     }
-    command = Command(python_of(FOLDER / "requirements.txt").with_name("llm"), environment)
+    command = ClientCommand(python_of(FOLDER / "requirements.txt").with_name("llm"), environment)
     (entry,) = [entry for entry in client_entries() if entry.id == "llm"]
     lines = entry.lines(played.url, KEY, MODEL, CONTEXT_TOKENS)
     gone = [line.replace("model_id: swarm", "model_id: gone").replace(MODEL, UNKNOWN_MODEL) for line in lines]
@@ -106,56 +77,38 @@ def llm(played: PlayedNode, tmp_path_factory: pytest.TempPathFactory) -> Command
 
 
 @each("text")
-def test_a_question_is_answered(llm: Command, model: str) -> None:
+def test_a_question_is_answered(llm: ClientCommand, model: str) -> None:
     assert llm.said("-m", model, "--no-stream", TEXT_TASK) == TEXT
 
 
 @each("text", "stream")
-def test_an_answer_streams_and_its_tokens_are_counted(llm: Command, model: str) -> None:
+def test_an_answer_streams_and_its_tokens_are_counted(llm: ClientCommand, model: str) -> None:
     ended = llm.run("-m", model, "--usage", TEXT_TASK)
     assert ended.stdout.strip() == TEXT
     assert "6 output" in ended.stderr
 
 
 @each("stream", "cancel")
-def test_words_come_at_once_and_a_key_ends_them(llm: Command, played: PlayedNode, model: str) -> None:
-    """The answer has no end: what is read came while it was being made."""
-    with subprocess.Popen(
-        [llm.program, "-m", model, ENDLESS_TASK],
-        env=llm.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.read(len(ENDLESS)) == ENDLESS.encode()
-            played.until_busy()
-            process.send_signal(signal.SIGINT)
-            played.until_idle()
-            process.communicate(timeout=RUN_S)
-        finally:
-            process.kill()
-    assert process.returncode == 1
+def test_words_come_at_once_and_a_key_ends_them(llm: ClientCommand, played: PlayedNode, model: str) -> None:
+    assert llm.interrupted(played, "-m", model) == 1
 
 
 @each("tools")
-def test_a_function_is_called_and_its_result_told(llm: Command, model: str) -> None:
+def test_a_function_is_called_and_its_result_told(llm: ClientCommand, model: str) -> None:
     ended = llm.run("-m", model, "--functions", WEATHER, "--tools-debug", TOOL_TASK)
     assert ended.stdout.strip() == f"{TOOL_ANSWER}sunny in Paris"
     assert "get_weather({'city': 'Paris'})" in ended.stderr
 
 
 @each("structured")
-def test_an_answer_keeps_a_schema(llm: Command, played: PlayedNode, model: str) -> None:
+def test_an_answer_keeps_a_schema(llm: ClientCommand, played: PlayedNode, model: str) -> None:
     made = llm.said("-m", model, "--schema", "city, degrees int", OBJECT_TASK)
     assert json.loads(made) == json.loads(OBJECT)
     assert played.asked[-1].response_format is not None
 
 
 @pytest.mark.client("llm", "errors", folder=FOLDER.name)
-def test_an_unknown_model_is_told_in_the_nodes_words_and_asked_for_once(llm: Command, played: PlayedNode) -> None:
+def test_an_unknown_model_is_told_in_the_nodes_words_and_asked_for_once(llm: ClientCommand, played: PlayedNode) -> None:
     before = played.answered(404)
     ended = llm.run("-m", "gone", TEXT_TASK)
     assert ended.returncode == 1
@@ -172,14 +125,14 @@ def test_an_unknown_model_is_told_in_the_nodes_words_and_asked_for_once(llm: Com
     ],
     ids=["by the plugin", "by the node"],
 )
-def test_the_plugin_tells_what_is_wrong(llm: Command, words: Sequence[str], told: str) -> None:
+def test_the_plugin_tells_what_is_wrong(llm: ClientCommand, words: Sequence[str], told: str) -> None:
     ended = llm.run(*words, TEXT_TASK)
     assert ended.returncode == 1
     assert told in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_the_plugin_lists_what_the_node_has(llm: Command) -> None:
+def test_the_plugin_lists_what_the_node_has(llm: ClientCommand) -> None:
     """Each as a model of its own: the plugin takes those of one digest for one."""
     listed = [line for line in llm.said("models", "list").splitlines() if "ollama/" in line]
     assert sorted(listed) == [f"Ollama: ollama/{name}" for name in (MODEL, "swarm")]

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
+from tests.doubles.client_command import ClientCommand
 from tests.doubles.played_node import (
-    ENDLESS,
-    ENDLESS_TASK,
     KEY,
     MODEL,
     TEXT,
@@ -27,7 +23,6 @@ from tests.doubles.played_node import (
 from tests.doubles.python_packages import python_of
 
 FOLDER = Path(__file__).parent / "shell_gpt"
-RUN_S = 120.0  # a second on an idle machine
 PLAIN = ("--no-cache", "--no-md")
 WEATHER = '''
 from pydantic import BaseModel
@@ -56,25 +51,6 @@ def proves(*cells: str) -> pytest.MarkDecorator:
     return pytest.mark.client("shell-gpt", *cells, folder=FOLDER.name)
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """`sgpt` with a home of its own, where a function lies as its documentation says."""
-
-    program: Path
-    environment: dict[str, str] = field(repr=False)
-
-    def run(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [self.program, *PLAIN, *words],
-            env={**self.environment, **more},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=RUN_S,
-            check=False,
-        )
-
-
 @pytest.fixture(scope="module")
 def played() -> Iterator[PlayedNode]:
     with played_node() as node:
@@ -82,7 +58,7 @@ def played() -> Iterator[PlayedNode]:
 
 
 @pytest.fixture(scope="module")
-def sgpt(played: PlayedNode, tmp_path_factory: pytest.TempPathFactory) -> Command:
+def sgpt(played: PlayedNode, tmp_path_factory: pytest.TempPathFactory) -> ClientCommand:
     home = tmp_path_factory.mktemp("sgpt")
     functions = home / ".config" / "shell_gpt" / "functions"
     functions.mkdir(parents=True)
@@ -98,40 +74,24 @@ def sgpt(played: PlayedNode, tmp_path_factory: pytest.TempPathFactory) -> Comman
         "DEFAULT_MODEL": MODEL,
         "DISABLE_STREAMING": "false",  # what is said in the first run it writes down for all others
     }
-    return Command(python_of(FOLDER / "requirements.txt").with_name("sgpt"), environment)
+    return ClientCommand(python_of(FOLDER / "requirements.txt").with_name("sgpt"), environment, PLAIN)
 
 
 @proves("text")
-def test_a_question_is_answered(sgpt: Command) -> None:
+def test_a_question_is_answered(sgpt: ClientCommand) -> None:
     ended = sgpt.run("--no-functions", TEXT_TASK, DISABLE_STREAMING="true")
     assert (ended.returncode, ended.stdout.strip()) == (0, TEXT), ended.stderr
 
 
 @proves("stream", "cancel")
-def test_words_come_at_once_and_a_key_ends_them(sgpt: Command, played: PlayedNode) -> None:
-    """The answer has no end: what is read came while it was being made."""
-    with subprocess.Popen(
-        [sgpt.program, *PLAIN, "--no-functions", ENDLESS_TASK],
-        env=sgpt.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.read(len(ENDLESS)) == ENDLESS.encode()
-            played.until_busy()
-            process.send_signal(signal.SIGINT)
-            played.until_idle()
-            process.communicate(timeout=RUN_S)
-        finally:
-            process.kill()
-    assert process.returncode in (0, 130), "of itself: to it this is one way for an answer to end"
+def test_words_come_at_once_and_a_key_ends_them(sgpt: ClientCommand, played: PlayedNode) -> None:
+    assert sgpt.interrupted(played, "--no-functions") in (0, 130), (
+        "of itself: to it this is one way for an answer to end"
+    )
 
 
 @proves("tools")
-def test_a_function_is_called_and_its_result_told(sgpt: Command) -> None:
+def test_a_function_is_called_and_its_result_told(sgpt: ClientCommand) -> None:
     ended = sgpt.run(TOOL_TASK)
     assert ended.returncode == 0, ended.stderr
     assert '@FunctionCall `get_weather(city="Paris")`' in ended.stdout
@@ -139,7 +99,9 @@ def test_a_function_is_called_and_its_result_told(sgpt: Command) -> None:
 
 
 @proves("errors")
-def test_an_unknown_model_is_told_in_the_nodes_words_and_asked_for_once(sgpt: Command, played: PlayedNode) -> None:
+def test_an_unknown_model_is_told_in_the_nodes_words_and_asked_for_once(
+    sgpt: ClientCommand, played: PlayedNode
+) -> None:
     before = played.answered(404)
     ended = sgpt.run("--model", UNKNOWN_MODEL, TEXT_TASK)
     assert ended.returncode == 1

@@ -55,6 +55,14 @@ class PlayedByTest:
         """Return when every slot is free; the test fails if that is never so."""
         self._ask({"wait": "idle"})
 
+    async def leaves(self, running: asyncio.Future[Any]) -> str:
+        """Cancel it in the middle of its answer; when every slot is free again, the name of what it ended with."""
+        await asyncio.to_thread(self.until_busy)
+        running.cancel()
+        (ended,) = await asyncio.gather(running, return_exceptions=True)
+        await asyncio.to_thread(self.until_idle)
+        return type(ended).__name__
+
     def answered(self, status: int) -> int:
         """How many requests the node has answered with `status`."""
         return self._ask({"answered": status})

@@ -88,11 +88,7 @@ async def structured(kind: str, node: Any) -> Any:
 
 async def cancel_whole(kind: str, node: Any) -> Any:
     running = asyncio.ensure_future(model(kind, node).generate(node.endless_task))
-    await asyncio.to_thread(node.until_busy)
-    running.cancel()
-    (ended,) = await asyncio.gather(running, return_exceptions=True)
-    await asyncio.to_thread(node.until_idle)
-    return type(ended).__name__
+    return await node.leaves(running)
 
 
 async def cancel_stream(kind: str, node: Any) -> Any:
@@ -103,10 +99,7 @@ async def cancel_stream(kind: str, node: Any) -> Any:
 
     running = asyncio.ensure_future(model(kind, node).generate(node.endless_task, on_stream=hear))
     await said.wait()
-    await asyncio.to_thread(node.until_busy)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await asyncio.to_thread(node.until_idle)
+    await node.leaves(running)
     return "left"
 
 

@@ -110,10 +110,7 @@ async def cancel_async(kind: str, node: Any) -> Any:
 
 async def cancel_whole(kind: str, node: Any) -> Any:
     running = asyncio.ensure_future(MAKE[kind](chat(node), []).ainvoke(asked(node.endless_task), THREAD))
-    await asyncio.to_thread(node.until_busy)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await asyncio.to_thread(node.until_idle)
+    await node.leaves(running)
     return "left"
 
 

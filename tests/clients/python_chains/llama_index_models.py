@@ -138,20 +138,14 @@ async def cancel_async(kind: str, node: Any) -> Any:
 
     reading = asyncio.ensure_future(read())
     await running.wait()
-    await asyncio.to_thread(node.until_busy)
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
-    await asyncio.to_thread(node.until_idle)
+    await node.leaves(reading)
     return "left"
 
 
 async def cancel_whole(kind: str, node: Any) -> Any:
     llm = MAKE[kind](node)
     running = asyncio.ensure_future(llm.achat(said_by(node, node.endless_task)))
-    await asyncio.to_thread(node.until_busy)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await asyncio.to_thread(node.until_idle)
+    await node.leaves(running)
     return "left"
 
 

@@ -103,10 +103,7 @@ async def cancel_async(make: Make, node: Any) -> Any:
 async def cancel_whole(make: Make, node: Any) -> Any:
     llm = make(node)
     running = asyncio.ensure_future(llm.ainvoke(node.endless_task))
-    await asyncio.to_thread(node.until_busy)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await asyncio.to_thread(node.until_idle)
+    await node.leaves(running)
     return "left"
 
 

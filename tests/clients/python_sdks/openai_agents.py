@@ -106,11 +106,7 @@ async def cancel_stream(kind: str, node: Any) -> Any:
 
 async def cancel_whole(kind: str, node: Any) -> Any:
     running = asyncio.ensure_future(Runner.run(agent(kind, node), node.endless_task))
-    await asyncio.to_thread(node.until_busy)
-    running.cancel()
-    (ended,) = await asyncio.gather(running, return_exceptions=True)
-    await asyncio.to_thread(node.until_idle)
-    return type(ended).__name__
+    return await node.leaves(running)
 
 
 async def unknown_model(kind: str, node: Any) -> Any:

@@ -80,20 +80,13 @@ async def cancel_stream(kind: str, node: Any) -> Any:
 
     listening = asyncio.ensure_future(listen())
     await said.wait()
-    await asyncio.to_thread(node.until_busy)
-    listening.cancel()
-    await asyncio.gather(listening, return_exceptions=True)
-    await asyncio.to_thread(node.until_idle)
+    await node.leaves(listening)
     return "left"
 
 
 async def cancel_whole(kind: str, node: Any) -> Any:
     running = asyncio.ensure_future(agent(kind, node).arun(node.endless_task))
-    await asyncio.to_thread(node.until_busy)
-    running.cancel()
-    (ended,) = await asyncio.gather(running, return_exceptions=True)
-    await asyncio.to_thread(node.until_idle)
-    return type(ended).__name__
+    return await node.leaves(running)
 
 
 def unknown_model(kind: str, node: Any) -> Any:

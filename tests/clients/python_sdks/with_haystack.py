@@ -126,20 +126,13 @@ async def cancel_stream(kind: str, node: Any) -> Any:
 
     running = asyncio.ensure_future(generator(kind, node).run_async(asked(node.endless_task), streaming_callback=hear))
     await said.wait()
-    await asyncio.to_thread(node.until_busy)
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
-    await asyncio.to_thread(node.until_idle)
+    await node.leaves(running)
     return "left"
 
 
 async def cancel_whole(kind: str, node: Any) -> Any:
     running = asyncio.ensure_future(generator(kind, node).run_async(asked(node.endless_task)))
-    await asyncio.to_thread(node.until_busy)
-    running.cancel()
-    (ended,) = await asyncio.gather(running, return_exceptions=True)
-    await asyncio.to_thread(node.until_idle)
-    return type(ended).__name__
+    return await node.leaves(running)
 
 
 def unknown_model(kind: str, node: Any) -> Any:

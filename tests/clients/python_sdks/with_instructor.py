@@ -70,20 +70,13 @@ async def partial_objects(kind: str, node: Any) -> Any:
 async def cancel_stream(kind: str, node: Any) -> Any:
     pieces = client(kind, node).create_partial(response_model=City, **said(kind, node.endless_task))
     reading = asyncio.ensure_future(anext(aiter(pieces)))
-    await asyncio.to_thread(node.until_busy)
-    reading.cancel()
-    await asyncio.gather(reading, return_exceptions=True)
-    await asyncio.to_thread(node.until_idle)
+    await node.leaves(reading)
     return "left"
 
 
 async def cancel_whole(kind: str, node: Any) -> Any:
     asking = asyncio.ensure_future(client(kind, node).create(response_model=City, **said(kind, node.endless_task)))
-    await asyncio.to_thread(node.until_busy)
-    asking.cancel()
-    (ended,) = await asyncio.gather(asking, return_exceptions=True)
-    await asyncio.to_thread(node.until_idle)
-    return type(ended).__name__
+    return await node.leaves(asking)
 
 
 async def unknown_model(kind: str, node: Any) -> Any:
