@@ -92,7 +92,8 @@ class EnginePlaces:
 class Computation:
     """With what a loaded model is computed: the engine, its version, and the names of the devices beside the processor.
 
-    `gpu_layers` of its `layers` are on those; None where the library does not tell.
+    `gpu_layers` of its `layers` are on those; None where the library does not tell. Where several machines compute it
+    together, `nodes` are their names, this one's first, and `devices` those of the others.
     """
 
     engine: str
@@ -100,9 +101,11 @@ class Computation:
     devices: tuple[str, ...] = ()
     gpu_layers: int | None = None
     layers: int | None = None
+    nodes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        where = " and ".join(self.devices) or "the CPU"
+        devices = ("this node", *self.devices) if self.nodes else self.devices
+        where = " and ".join(devices) or "the CPU"
         known = self.devices and self.gpu_layers is not None and self.layers is not None
         layers = f" ({self.gpu_layers} of {self.layers} layers)" if known else ""
         return f"{self.engine} {self.version} on {where}{layers}"

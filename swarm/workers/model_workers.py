@@ -73,7 +73,8 @@ class ModelState:
     what it is, None where nobody knows; `taken_bytes` of memory it was measured to take, or needs. `load` while it is
     loaded for the first time, and `load_s` is how long that took. `computation` says with what it is computed, while it
     is loaded. `tokens_now_per_s` is what it made of late, all answers together; `taken` is what it took of each pool of
-    memory, in bytes. `unloads_in_s`: it goes then, if nobody wants it before; None where no time is set.
+    memory, in bytes. `unloads_in_s`: it goes then, if nobody wants it before; None where no time is set. `nodes` are
+    the names of all machines that compute it together, this one first; empty: this one alone.
     """
 
     model_id: str
@@ -102,6 +103,7 @@ class ModelState:
     tokens_now_per_s: float = 0.0
     taken: Mapping[str, int] = field(default_factory=dict[str, int])
     unloads_in_s: float | None = None
+    nodes: tuple[str, ...] = ()
 
 
 class GaveWay(Exception):
@@ -293,6 +295,7 @@ class ModelWorkers:
             stalled=None if self._run is None else self._run.engine.stalled,
             computation=self._computation,
             tokens_now_per_s=self.generated.per_s(),
+            nodes=self._computation.nodes,
         )
 
     def measured(self, tokens_per_s: float) -> None:

@@ -80,7 +80,7 @@ class Loadable:
     names people know it, `facts` what its `format` of files says; `template` is the file of its chat template where it
     has one of its own, `modified_s` when its file was last changed (Unix time). One that is not `listed` is loaded when
     asked for by name, and shown to clients only while it runs. `build` of the `engine` loads it, None where that is not
-    told. `ttl_s` None: it stays until its memory is wanted.
+    told. `ttl_s` None: it stays until its memory is wanted. `nodes` as of a `ModelState`: as it would be loaded now.
     """
 
     model_id: str
@@ -103,6 +103,7 @@ class Loadable:
     facts: GgufFacts | None = None
     template: Path | None = None
     modified_s: float | None = None
+    nodes: tuple[str, ...] = ()
 
     @property
     def context_tokens(self) -> int:
@@ -452,6 +453,7 @@ class WorkerPool:
                 tokens_per_s=None,
                 problem=None,
                 waiting=0 if wish is None else len(wish.waiters),
+                nodes=model.nodes,
             )
         return replace(
             state,
