@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.paced_engine import PacedEngine
+from benchmarks.paced_time import Pace
 from swarm.engines.echo import EchoEngine, message_text, tokens_of
 from swarm.engines.engine import Engine, EngineSpec
 from swarm.engines.hosted.hosted_engine import HostedEngine
@@ -42,13 +44,17 @@ def turned_about(conversation: Conversation) -> Turn:
     return Turn(tuple(Say("".join(words[voter:] + words[:voter])) for voter in range(SLOTS)))
 
 
-@pytest.fixture(params=["echo", "played", "in process", "in a host", "llama-server", "llama-cpp-python", "mlx"])
+@pytest.fixture(
+    params=["echo", "paced", "played", "in process", "in a host", "llama-server", "llama-cpp-python", "mlx"]
+)
 async def engine(request: pytest.FixtureRequest, demo_model: Path) -> AsyncIterator[Engine]:
     spec = EngineSpec("demo", demo_model, CONTEXT_TOKENS, SLOTS, threads=1)
     loaded: Engine
     match request.param:
         case "echo":
             loaded = await load_engine("echo", spec)
+        case "paced":
+            loaded = PacedEngine(spec, Pace.simple(20_000, 2_000))
         case "played":
             loaded = PlayedEngine(spec, part=turned_about)
         case "in process":
