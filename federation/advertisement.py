@@ -39,6 +39,7 @@ MAX_WAITING = 1_000_000  # requests in one queue; real ones are bounded by --que
 MAX_WAIT_S = 1e6  # eleven days: far above any deadline
 MAX_STATE_CHARS = 16  # "unloading" has 9
 MAX_ENGINE_CHARS = 200  # "llama-server b11434 on NVIDIA GeForce RTX 4090 (29 of 29 layers)" has 64
+MAX_POOLED_NODES = 16  # machines that one model lies on: each token crosses between all of them, and who has more waits
 MAX_SIZE_BYTES = 1 << 50  # a petabyte of one model, all parts together
 MAX_LOADABLE = 256  # models that one node tells of beside those that it serves
 MAX_LOADABLE_BYTES = 192 * 1024  # of that list: 256 models with usual names and their other names are under 100 KiB
@@ -142,7 +143,8 @@ class ServedModel(KnownModel):
 
     `waiting` requests are queued; one that came now would wait about `wait_s`, None while nothing was measured. One
     whose `state` is not "ready" takes nothing new, and says that it has no slots: older nodes read no more than that.
-    `engine` says in words with what it is computed, for people.
+    `engine` says in words with what it is computed, for people. `nodes` are the names of the machines that it lies on,
+    for people, too: its host first, none where that is the only one.
     """
 
     slots: Annotated[int, Field(ge=0, le=MAX_SLOTS)] = 0
@@ -152,6 +154,7 @@ class ServedModel(KnownModel):
     wait_s: Annotated[float, Field(ge=0, le=MAX_WAIT_S)] | None = None
     state: StateWord = "ready"
     engine: EngineWords | None = None
+    nodes: Annotated[tuple[Name, ...], Field(max_length=MAX_POOLED_NODES)] = ()
 
 
 class LoadableModel(KnownModel):

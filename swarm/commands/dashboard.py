@@ -339,14 +339,22 @@ def model_columns(models: Sequence[ModelRow]) -> list[Column[ModelRow]]:
     """What is told of each model of each node."""
     longest = max((words(model.id).cell_len for _, model in models), default=0)
     names = max((words(node.name).cell_len for node, _ in models), default=0)
+    over = max((machines_text(one).cell_len for one in models), default=0)
     return [
         Column("MODEL", 10, 0, lambda of: words(of[1].id), most=max(10, min(longest, 40))),
-        Column("NODE", max(4, min(names, 16)), 1, lambda of: words(of[0].name)),
+        Column("NODE", max(4, min(names, 16)), 1, machines_text, most=max(4, min(over, 40))),
         Column("STATE", 23, 2, lambda of: model_state_text(of[1])),
         Column("FREE SLOTS", 10, 3, lambda of: slots_text(of[1]), right=True),
         Column("MEMORY", 6, 4, lambda of: Text(short(of[1].taken_bytes)) if of[1].taken_bytes else dim("-"), True),
         Column("COMPUTED BY", 34, 5, lambda of: words(computed(of[1]), "dim")),
     ]
+
+
+def machines_text(of: ModelRow) -> Text:
+    """The node that answers for a model, and the machines that lend it memory: `den + attic`."""
+    node, model = of
+    others = [name for name in model.nodes if name != node.name]
+    return words(node.name) + Text("".join(f" + {words(name).plain}" for name in others), "cyan")
 
 
 def model_state_text(model: OwnModel) -> Text:

@@ -70,6 +70,7 @@ class OfferedModel(BaseModel):
     state: str = "ready"
     nodes: tuple[str, ...] = ()
     states: Mapping[str, str] = Field(default_factory=dict[str, str])
+    pooled: Mapping[str, tuple[str, ...]] = Field(default_factory=dict[str, tuple[str, ...]])
     context_tokens: int | None = None
     size_bytes: int | None = None
     pinned: bool = False

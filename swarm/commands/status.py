@@ -110,21 +110,31 @@ def own_model_line(model: OwnModel) -> str:
     if model.state == "loading":
         share, left_s = (None, None) if model.loading is None else (model.loading.share, model.loading.left_s)
         waiting = f" ({model.waiting} waiting for it)" if model.waiting else ""
-        return f"  {load_words(model.id, share, left_s)}{waiting}"
+        over = f" {over_words(model.nodes)}" if model.nodes else ""
+        return f"  {load_words(model.id + over, share, left_s)}{waiting}"
     facts = [f"{model.state}: {model.reason}" if model.reason else model.state]
     if model.state in ("ready", "draining"):
         facts.append(f"{model.slots_free} of {model.slots} slots free")
     facts += [f"{model.waiting} waiting"] if model.waiting else []
     facts += [f"{size_text(model.taken_bytes)} of memory"] if model.taken_bytes else []
     facts += ["pinned"] if model.pinned else []
+    facts += [over_words(model.nodes)] if model.nodes and not model.computation else []
     facts += [f"by {model.computation.words}"] if model.computation else []
     facts += [model.problem] if model.problem and model.problem != model.reason else []
     return f"  own model {model.id}: {', '.join(facts)}"
 
 
+def over_words(nodes: Sequence[str]) -> str:
+    """Which machines a model lies on, the host first."""
+    return f"over {' + '.join(nodes)}"
+
+
 def engine_lines(peer: PeerEntry) -> list[str]:
-    """With what a peer computes its models, as it says."""
-    told = [f"    {model}: by {words}" for model, words in sorted(peer.engines.items())]
+    """With what a peer computes its models and over which machines, as it says."""
+    told = [
+        f"    {model}: {f'by {peer.engines[model]}' if model in peer.engines else over_words(peer.pooled[model])}"
+        for model in sorted({*peer.engines, *peer.pooled})
+    ]
     more = len(told) - SHOWN_ENGINES
     return told if more <= 0 else [*told[:SHOWN_ENGINES], f"    and {more} more (--json)"]
 

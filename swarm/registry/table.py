@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from federation.printable_text import aligned
@@ -12,7 +12,7 @@ from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity, best_first, is_quic
 from swarm.registry.model_memory import size_text
 from swarm.registry.stored import ModelRole, StoredModel, StoredModels
 
-JsonRow = dict[str, str | int | float | bool | list[str] | dict[str, str] | None]
+JsonRow = dict[str, str | int | float | bool | list[str] | dict[str, str] | dict[str, list[str]] | None]
 STATES = ("ready", "loading", "draining", "unloading", "failed", "available")  # as they are listed
 
 ROLE_WORDS: Mapping[ModelRole, str | None] = {"writes": None, "embeds": "embedding", "reranks": "reranking"}
@@ -22,7 +22,8 @@ RIGHT_ALIGNED = frozenset({"PARAMS", "CONTEXT", "SIZE", "NEEDS", "TOKENS/S"})
 class RunningModel(Protocol):
     """A model as a running node lists it. `state` is its best on any of `nodes`, in the words of `STATES`.
 
-    `states` says how it is on each, where the node says that.
+    `states` says how it is on each, where the node says that; `pooled` has those of them that run it over several
+    machines, and which these are.
     """
 
     @property
@@ -31,6 +32,8 @@ class RunningModel(Protocol):
     def nodes(self) -> tuple[str, ...]: ...
     @property
     def states(self) -> Mapping[str, str]: ...
+    @property
+    def pooled(self) -> Mapping[str, tuple[str, ...]]: ...
     @property
     def aliases(self) -> tuple[str, ...]: ...
     @property
@@ -46,7 +49,8 @@ class ListRow:
     """One model that this machine or its swarm has, or that could be had.
 
     `state` is None for one that would have to be downloaded, whose size is mostly an estimate. `nodes` have it, as the
-    running node knows them; `source` and `path` say where it is on this disk, `also` by which other names it is known.
+    running node knows them, those in `pooled` over several machines, which stand there; `source` and `path` say where
+    it is on this disk, `also` by which other names it is known.
     """
 
     name: str
@@ -65,6 +69,7 @@ class ListRow:
     source: str | None
     path: str | None
     also: tuple[str, ...] = ()
+    pooled: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +175,12 @@ def list_text(rows: Sequence[ListRow]) -> str:
 
 
 def _on_node(row: ListRow, node: str) -> str:
-    """The node, with the state that the model has there where that is another one."""
+    """The node, with the machines that it has the model on beside itself (`den + attic`), and the state that the model
+    has there where that is another one."""
     there = row.states.get(node, row.state)
-    return node if there == row.state else f"{node} ({there})"
+    others = [name for name in row.pooled.get(node, ()) if name != node]
+    where = " + ".join([node, *others])
+    return where if there == row.state else f"{where} ({there})"
 
 
 def fit_text(rows: Sequence[FitRow], capacity: Capacity) -> str:
@@ -236,6 +244,7 @@ def _row(name: str, here: StoredModel | None, there: RunningModel | None, choice
         source=here.source if here else None,
         path=str(here.path) if here else None,
         also=(*(here.also if here else ()), *(there.aliases if there else ())),
+        pooled=there.pooled if there else {},
     )
 
 

@@ -15,7 +15,14 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Literal, NamedTuple, Protocol
 
-from federation.advertisement import MAX_ENGINE_CHARS, MAX_WAIT_S, Capabilities, ServedModel
+from federation.advertisement import (
+    MAX_ENGINE_CHARS,
+    MAX_NAME_CHARS,
+    MAX_POOLED_NODES,
+    MAX_WAIT_S,
+    Capabilities,
+    ServedModel,
+)
 from federation.hostport import neighbourhood
 from federation.peer import Peer, PeerState
 from swarm.engines.engine import Computation
@@ -44,6 +51,8 @@ class Replica:
     whom it counts in a vote (see `party`), and a `member` is a peer that somebody invited.
 
     `engine` is the name of what runs it, None of a peer; `computed_by` says in words with what, None where nobody told.
+    `nodes` are the names of the machines that it lies on, none where that is its node alone: over several it is one
+    replica all the same, its host's, which answers for it and has its one vote.
 
     An `upstream` is asked by this node, and is none. Of two replicas the one with the lower `rank` is preferred.
     A peer's load figures (`slots_free`, `waiting`, `wait_s`) were true at the monotonic instant `reported_at`.
@@ -107,6 +116,7 @@ class Replica:
     listed: bool = True
     at_work: int = 0
     computed_by: str | None = None
+    nodes: tuple[str, ...] = ()
 
     @property
     def local(self) -> bool:
@@ -205,6 +215,7 @@ def _served(state: ModelState) -> ServedModel:
         sha256=state.sha256,
         state=state.phase,
         engine=_computed_by(state),
+        nodes=tuple(name[:MAX_NAME_CHARS] for name in state.nodes[:MAX_POOLED_NODES]),
     )
 
 
@@ -248,6 +259,7 @@ def _local(state: ModelState, node_id: str, node: str) -> Replica:
         size_bytes=state.size_bytes,
         also=state.also,
         computed_by=_computed_by(state),
+        nodes=state.nodes,
     )
 
 
@@ -300,6 +312,7 @@ def _of_peer(peer: Peer, model: ServedModel, own: Mapping[str, int], members: bo
         fingerprint=model.fingerprint,
         sha256=model.sha256,
         computed_by=model.engine,
+        nodes=model.nodes,
     )
 
 

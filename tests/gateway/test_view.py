@@ -147,7 +147,7 @@ def test_what_earlier_versions_do_not_tell_reads_as_nothing_to_say(key: str) -> 
     assert parse_view(told) == view(PEER, models=()).federation
 
 
-@pytest.mark.parametrize("key", ["circuit", "conduct", "problems", "engines"])
+@pytest.mark.parametrize("key", ["circuit", "conduct", "problems", "engines", "pooled"])
 def test_what_earlier_versions_do_not_tell_of_a_peer_reads_as_nothing_to_say(key: str) -> None:
     told: dict[str, Any] = json_object(view(PEER).federation)
     told["peers"] = [{name: value for name, value in told["peers"][0].items() if name != key}]

@@ -6,8 +6,9 @@ import json
 from dataclasses import fields, replace
 
 import pytest
+from pydantic import ValidationError
 
-from federation.advertisement import ADVERTISED, NodeDescription, ServedModel
+from federation.advertisement import ADVERTISED, MAX_NAME_CHARS, MAX_POOLED_NODES, NodeDescription, ServedModel
 from federation.hostport import Address
 from federation.peer import Peer, PeerState, Source
 from swarm.engines.engine import Capabilities, Computation
@@ -56,7 +57,7 @@ def test_the_wire_is_that_of_protocol_1() -> None:
         "id", "context_tokens", "params", "tools", "embeddings", "reasoning", "rerank", "infill", "vision", "generates",
         "fingerprint",
         "sha256", "slots", "slots_free", "tokens_per_s", "waiting", "wait_s", "state",
-        "engine",
+        "engine", "nodes",
     ]  # fmt: skip
     assert ServedModel.model_validate({"id": "m"}).capabilities.tools, "of nodes that do not say, as it was"
     nonsense = ServedModel.model_validate({"id": "m", "capabilities": ["of", "the future"], "infill": True})
@@ -75,6 +76,35 @@ def test_with_what_a_model_is_computed_is_told_to_peers_in_words() -> None:
     assert read.engine == served.engine, "it is cut, and no reason to be refused"
     (silent,) = peer_replicas([peer()])
     assert silent.computed_by is None
+
+
+def test_a_model_over_several_machines_is_one_replica_of_its_host_and_says_which_they_are() -> None:
+    pooled = replace(STATE, nodes=("den", "attic", "cellar"))
+    (served,) = served_models([pooled])
+    assert json.loads(served.model_dump_json())["nodes"] == ["den", "attic", "cellar"]
+    (here,) = local_replicas([pooled], "me", "den")
+    told = ServedModel.model_validate_json(served.model_dump_json())
+    (there,) = peer_replicas([peer(model=told)], members=True)
+    assert (here.nodes, there.nodes) == (("den", "attic", "cellar"),) * 2
+    assert (there.node, there.party, there.slots) == ("attic", "abc", 4), "whoever it lies on, its host answers"
+    (alone,) = peer_replicas([peer()])
+    assert alone.nodes == (), "as nodes of earlier versions tell it"
+
+
+def test_more_machines_or_longer_names_than_the_wire_takes_are_cut_and_no_reason_to_be_refused() -> None:
+    (served,) = served_models([replace(STATE, nodes=tuple(f"{'n' * 80}-{number}" for number in range(40)))])
+    read = ServedModel.model_validate_json(served.model_dump_json())
+    assert (len(read.nodes), {len(name) for name in read.nodes}) == (MAX_POOLED_NODES, {MAX_NAME_CHARS})
+    with pytest.raises(ValidationError, match="nodes"):
+        ServedModel.model_validate({"id": "m", "nodes": ["n"] * (MAX_POOLED_NODES + 1)})
+
+
+def test_a_pooled_model_has_one_seat_and_its_lenders_models_keep_theirs() -> None:
+    """A lender that also runs the model by itself is a replica of its own, as it was before it lent."""
+    (host,) = local_replicas([replace(STATE, nodes=("den", "attic"))], "me", "den")
+    lender = peer_replicas([peer()], members=True)
+    seats = spread([host, *lender], 2, idle_only=True)
+    assert {(seat.node, seat.party) for seat in seats} == {("den", "me"), ("attic", "abc")}
 
 
 def test_a_suspect_peer_counts_as_busy_but_stays_a_replica() -> None:

@@ -359,7 +359,8 @@ class ModelEntry(BaseModel):
     One that is `available` is loaded when somebody asks for it. `context_tokens` is the largest there is, of those that
     run it where somebody does. `tools`: whether its chat template knows them (`native`), or they are shown and called
     in a `general` form. `aliases` are those of this node's configuration. `pinned` and `loading` are of this node, and
-    `engine` is what computes the model there; `engines` says so in words of each node that tells.
+    `engine` is what computes the model there; `engines` says so in words of each node that tells. `pooled`: on which
+    machines it lies, the host first, of each node that runs it over several; such a node answers as one.
     """
 
     id: str
@@ -381,6 +382,7 @@ class ModelEntry(BaseModel):
     loading: LoadEntry | None = None
     engine: ComputationEntry | None = None
     engines: dict[str, str] | None = None
+    pooled: dict[str, list[str]] | None = None
 
 
 class ModelListing(BaseModel):

@@ -295,7 +295,7 @@ def peer_state(peer: Peer, view: FederationView, told: Told | None, now: float) 
         models = tuple(
             OwnModel(
                 id=clean_line(model.id), engine=clean_line(model.engine or ""), slots=model.slots,
-                slots_free=model.slots_free, waiting=0, problem=None,
+                slots_free=model.slots_free, waiting=0, problem=None, nodes=tuple(map(clean_line, model.nodes)),
             )
             for model in described.models
         )  # fmt: skip

@@ -105,7 +105,8 @@ class ConductEntry:
 class PeerEntry:
     """A peer as this node sees it: `state` is alive, suspect or dead, `source` how its address became known.
 
-    `engines` says in words with what it computes those of its models of which it tells that. `circuit` is open while
+    `engines` says in words with what it computes those of its models of which it tells that, `pooled` which machines
+    those lie on that lie on several. `circuit` is open while
     requests to it fail and it is left alone. `problems` are facts about its conduct with their
     numbers, for a person to judge: nothing is done about them.
     """
@@ -123,6 +124,7 @@ class PeerEntry:
     conduct: ConductEntry
     problems: tuple[str, ...]
     engines: dict[str, str] = field(default_factory=dict[str, str])
+    pooled: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,7 +215,8 @@ class OwnModel:
 
     `state` is loading, ready, draining, unloading or failed, `reason` why it failed. A `pinned` one is not unloaded to
     make room. `size_bytes` are on the disk, `taken_bytes` in memory, as measured. `waiting` requests have no slot yet.
-    `computation` says more of the `engine`, while the model is loaded.
+    `computation` says more of the `engine`, while the model is loaded. `nodes` are the machines that it lies on, this
+    one first; none where it lies on this one alone.
     """
 
     id: str
@@ -229,6 +232,7 @@ class OwnModel:
     taken_bytes: int | None = None
     loading: LoadEntry | None = None
     computation: ComputationEntry | None = None
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -435,6 +439,7 @@ def own_model(state: ModelState) -> OwnModel:
         taken_bytes=state.taken_bytes,
         loading=None if state.load is None else load_entry(state.load),
         computation=None if state.computation is None else computation_entry(state.computation),
+        nodes=state.nodes,
     )
 
 
@@ -476,6 +481,7 @@ def peer_entry(
         conduct=ConductEntry() if account is None else conduct_entry(account),
         problems=tuple(problems),
         engines={model.id: model.engine for model in peer.description.models if model.engine},
+        pooled={model.id: model.nodes for model in peer.description.models if model.nodes},
     )
 
 
@@ -585,7 +591,7 @@ _LEFT_OUT: Mapping[str, object] = {
 }  # fmt: skip
 _LEFT_OUT_OF_TRUST: Mapping[str, object] = {"mode": "open", "problem": None, "absent": ()}
 _LEFT_OUT_OF_ACCESS: Mapping[str, object] = {"api": "anyone", "peers": "anyone", "management": "this machine"}
-_LEFT_OUT_OF_PEERS: Mapping[str, object] = {"circuit": "closed", "conduct": {}, "problems": (), "engines": {}}
+_LEFT_OUT_OF_PEERS: Mapping[str, object] = {"circuit": "closed", "conduct": {}, "problems": (), "engines": {}, "pooled": {}}
 
 
 def parse_view(answer: Mapping[str, Any]) -> FederationView:

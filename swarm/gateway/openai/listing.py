@@ -135,7 +135,8 @@ def model_object(model: ModelOnNodes, created: int) -> JsonObject:
     """The entry in OpenAI's form, and llama-server's `status`, `architecture` and `meta`; the rest is our own.
 
     Tools are `native` to a model whose chat template knows them, and `general` where a form of ours stands for that.
-    `engine` is what computes it on this node, `engines` says in words what does on each node that tells.
+    `engine` is what computes it on this node, `engines` says in words what does on each node that tells. `pooled` has
+    the nodes that run it over several machines, and which these are.
     """
     upstream = {replica.node for replica in model.replicas if replica.upstream and model.name != SWARM_ALIAS}
     nodes: list[JsonValue] = list(model.states)
@@ -164,6 +165,9 @@ def model_object(model: ModelOnNodes, created: int) -> JsonObject:
     engines = {replica.node: replica.computed_by for replica in model.replicas if replica.computed_by}
     if engines and model.name != SWARM_ALIAS:
         entry["engines"] = dict[str, JsonValue](engines)
+    pooled = {replica.node: list[JsonValue](replica.nodes) for replica in model.replicas if replica.nodes}
+    if pooled and model.name != SWARM_ALIAS:
+        entry["pooled"] = dict[str, JsonValue](pooled)
     if model.own is not None and model.own.computation is not None:
         entry["engine"] = cast("JsonObject", json_object(computation_entry(model.own.computation)))
     if model.own is not None:

@@ -355,6 +355,7 @@ test("hostile names and answers stay text", async () => {
           taken_bytes: 1,
           loading: null,
           computation: null,
+          nodes: [hostile, hostile],
         },
       ],
       loadable: 0,

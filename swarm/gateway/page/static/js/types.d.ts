@@ -18,6 +18,8 @@ export interface OwnModel {
   taken_bytes: number | null;
   loading: { share: number | null; left_s: number | null } | null;
   computation: { name: string; version: string; devices: string[]; gpu_layers: number | null; layers: number | null; words: string } | null;
+  /** The machines that it lies on, this node first; none where it lies on this node alone. */
+  nodes: string[];
 }
 
 /** Part `node`, by node id: this node and each peer, as each tells of itself. */
@@ -79,6 +81,8 @@ export interface FederationView {
     conduct: { answers: number; malformed: number; overstated: number; votes: number; dissent: number; paced: number; refuted: number };
     problems: string[];
     engines: Record<string, string>;
+    /** Of its models those that lie on several machines, and which these are. */
+    pooled: Record<string, string[]>;
   }[];
   changes: { at: string; peer: string; id: string; state: string; reason: string; times: number }[];
   rejected: { address: string; source: string; why: string; reason: string }[];
