@@ -338,11 +338,10 @@ def model_rows(nodes: Sequence[NodeState]) -> list[ModelRow]:
 def model_columns(models: Sequence[ModelRow]) -> list[Column[ModelRow]]:
     """What is told of each model of each node."""
     longest = max((words(model.id).cell_len for _, model in models), default=0)
-    names = max((words(node.name).cell_len for node, _ in models), default=0)
-    over = max((machines_text(one).cell_len for one in models), default=0)
+    names = max((min(machines_text(one).cell_len, 24 if one[1].nodes else 16) for one in models), default=0)
     return [
         Column("MODEL", 10, 0, lambda of: words(of[1].id), most=max(10, min(longest, 40))),
-        Column("NODE", max(4, min(names, 16)), 1, machines_text, most=max(4, min(over, 40))),
+        Column("NODE", max(4, names), 1, machines_text),
         Column("STATE", 23, 2, lambda of: model_state_text(of[1])),
         Column("FREE SLOTS", 10, 3, lambda of: slots_text(of[1]), right=True),
         Column("MEMORY", 6, 4, lambda of: Text(short(of[1].taken_bytes)) if of[1].taken_bytes else dim("-"), True),

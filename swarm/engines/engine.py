@@ -104,9 +104,11 @@ class Computation:
     nodes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        devices = ("this node", *self.devices) if self.nodes else self.devices
-        where = " and ".join(devices) or "the CPU"
         known = self.devices and self.gpu_layers is not None and self.layers is not None
+        if self.nodes:
+            own = f" ({(self.layers or 0) - (self.gpu_layers or 0)} of {self.layers} layers on {self.nodes[0]})"
+            return f"{self.engine} {self.version} over {' + '.join(self.nodes)}{own if known else ''}"
+        where = " and ".join(self.devices) or "the CPU"
         layers = f" ({self.gpu_layers} of {self.layers} layers)" if known else ""
         return f"{self.engine} {self.version} on {where}{layers}"
 

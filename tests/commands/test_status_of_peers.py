@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from swarm.commands.status import problem_lines, render
 from swarm.errors import SwarmError
-from swarm.gateway.observing.view import FederationView, parse_view
+from swarm.gateway.observing.view import FederationView, LoadEntry, OwnModel, parse_view
 
 PEER: dict[str, Any] = {
     "id": "abcdefghijklmnopqrstuvwxyz234567",
@@ -61,3 +62,17 @@ def test_of_a_peer_like_the_rest_and_by_an_older_node_nothing_is_said(peer: dict
 def test_what_is_no_view_is_refused_in_words(answer: dict[str, Any]) -> None:
     with pytest.raises(SwarmError, match="--json"):
         parse_view(answer)
+
+
+def test_a_model_that_is_loaded_over_several_machines_says_over_which() -> None:
+    told = view("paired", {**PEER, "problems": [], "pooled": {"qwen3:32b": ["attic", "den"]}})
+    loading = OwnModel(
+        id="llama3.3:70b", engine="llama-server", slots=0, slots_free=0, waiting=1, problem=None, state="loading",
+        loading=LoadEntry(share=0.4, left_s=60), nodes=("kitchen", "attic", "den"),
+    )  # fmt: skip
+    waits = replace(loading, id="qwen3:14b", state="failed", reason="waiting for den", loading=None, waiting=0)
+    lines = render(replace(told, own_models=(loading, waits))).splitlines()
+    assert "    qwen3:32b: over attic + den" in lines, "of a peer that does not say by what"
+    (line,) = (line for line in lines if "llama3.3:70b" in line)
+    assert line.startswith("  loading llama3.3:70b over kitchen + attic + den 40 %")
+    assert "  own model qwen3:14b: failed: waiting for den, over kitchen + attic + den" in lines

@@ -111,6 +111,7 @@ def test_columns_of_little_use_go_first(columns: int, titles: str) -> None:
         (changed("node", node_id(2), name="厨房"), "厨房      alive"),
         (changed("node", OWN, models=[model_entry("m", state="failed", reason="no file")]), "failed: no file"),
         (changed("node", OWN, models=[model_entry("m", slots_free=0, waiting=2)]), "2 wait"),
+        (changed("node", OWN, models=[model_entry("m", nodes=["node-0", "a\x1b[31m", "厨房"])]), "m node-0 + a + 厨房"),
         (changed("vote", "vote-2", state="running", candidates=[]), "0 of 5 here     running"),
         (changed("vote", "vote-2", state="failed", stopped_by="no_quorum"), "no_quorum"),
         (changed("vote", "vote-2", votes=0), "swarm        -  "),

@@ -17,10 +17,12 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from swarm.commands.status import render
+from swarm.engines.engine import Computation
 from swarm.errors import EngineFailed
 from swarm.gateway.documentation.document import make_document
 from swarm.gateway.documentation.operations import OPERATIONS
 from swarm.gateway.http.bodies import compact
+from swarm.gateway.http.keys import DISPATCHER
 from swarm.gateway.observing.changes import CHANGES, ViewChange, ViewChanges, changed_parts
 from swarm.gateway.observing.endpoints import VIEW
 from swarm.gateway.observing.view import (
@@ -125,6 +127,32 @@ async def test_health_status_document_and_gauges_show_the_same_view() -> None:
     for state in ("alive", "suspect", "dead"):
         assert gauges["swarm_peers", state] == sum(peer["state"] == state for peer in answer["peers"])
         assert gauges["swarm_peer_changes_total", state] == sum(c["state"] == state for c in answer["changes"])
+
+
+async def test_a_model_over_several_machines_is_one_everywhere_and_says_which_they_are() -> None:
+    """Of the node that hosts it and of one that hears of it: the lists, the health, the status and the page's part."""
+    engine = ScriptedEngine(saying("yes"), model_id="large")
+    engine.computation = Computation("llama-server", "b11434", ("attic",), 20, 25, ("den", "attic"))
+    async with RunningNode("den", ready(engine)) as den:
+        options = NodeOptions(peers=[den.address])
+        kitchen = RunningNode("kitchen", ready(ScriptedEngine(saying("yes"), model_id="small")), options=options)
+        async with kitchen, connect(den.url) as at_den, connect(kitchen.url) as at_kitchen:
+            own = (await at_den.get(HEALTH)).json
+            seen = (await at_kitchen.get(HEALTH)).json
+            listed = {model["id"]: model for model in (await at_kitchen.get("/v1/models")).json["data"]}
+            (replica,) = (one for one in kitchen.app[DISPATCHER].replicas() if one.model == "large")
+    words = "llama-server b11434 over den + attic (5 of 25 layers on den)"
+    assert (replica.node, replica.nodes, replica.slots) == ("den", ("den", "attic"), 4)
+    assert own["own_models"][0]["nodes"] == ["den", "attic"]
+    assert (seen["models"], seen["peers"][0]["pooled"]) == (
+        {"large": ["den"], "small": ["kitchen"]},
+        {"large": ["den", "attic"]},
+    )
+    assert (listed["large"]["nodes"], listed["large"]["pooled"]) == (["den"], {"den": ["den", "attic"]})
+    assert "pooled" not in listed["small"]
+    assert "pooled" not in listed["swarm"], "which is many models"
+    assert f"  own model large: ready, 4 of 4 slots free, pinned, by {words}" in render(parse_view(own)).splitlines()
+    assert f"    large: by {words}" in render(parse_view(seen)).splitlines()
 
 
 def still(seen: FederationView) -> FederationView:

@@ -591,7 +591,13 @@ _LEFT_OUT: Mapping[str, object] = {
 }  # fmt: skip
 _LEFT_OUT_OF_TRUST: Mapping[str, object] = {"mode": "open", "problem": None, "absent": ()}
 _LEFT_OUT_OF_ACCESS: Mapping[str, object] = {"api": "anyone", "peers": "anyone", "management": "this machine"}
-_LEFT_OUT_OF_PEERS: Mapping[str, object] = {"circuit": "closed", "conduct": {}, "problems": (), "engines": {}, "pooled": {}}
+_LEFT_OUT_OF_PEERS: Mapping[str, object] = {
+    "circuit": "closed",
+    "conduct": {},
+    "problems": (),
+    "engines": {},
+    "pooled": {},
+}
 
 
 def parse_view(answer: Mapping[str, Any]) -> FederationView:

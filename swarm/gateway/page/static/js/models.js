@@ -67,6 +67,11 @@ export function found(stored, running, word) {
     .sort((one, other) => rank(one) - rank(other) || byName(one.name, other.name));
 }
 
+/** The machines of one that is not computed yet, or no more: else its computation says them. Pure. @param {OwnModel | undefined} model */
+function over(model) {
+  return model?.nodes.length ? STRINGS.overview.over(model.nodes.join(" + ")) : undefined;
+}
+
 /** Seconds until a pull is done; null where that is not known. Pure. @param {{done_bytes: number, total_bytes: number | null, bytes_per_s: number | null}} pull */
 export function secondsLeft({ done_bytes: done, total_bytes: total, bytes_per_s: rate }) {
   return total === null || !rate ? null : Math.max(0, (total - done) / rate);
@@ -129,7 +134,7 @@ function OfNode({ node, may }) {
     {
       title: T.model,
       render: ({ name, now, engine }) =>
-        html`<div class="stack"><strong>${short(name, 70)}</strong><small>${clean(now?.computation?.words ?? engine ?? "")}</small></div>`,
+        html`<div class="stack"><strong>${short(name, 70)}</strong><small>${clean(now?.computation?.words ?? over(now) ?? engine ?? "")}</small></div>`,
     },
     { title: T.state, render: (row) => html`<${State} row=${row} />` },
     { title: T.size, end: true, render: ({ size_bytes: size, now }) => bytes(size ?? now?.size_bytes) },

@@ -228,7 +228,7 @@ function Model({ model }) {
     ${model.state === "loading" && share !== null && html`<${Bar} label=${percent(share)} parts=${[{ share, tone: "accent" }]} />`}
     ${model.state === "loading" && html`<small>${share === null ? "" : percent(share)} ${left === null ? "" : T.left(duration(left))}</small>`}
     ${model.state === "ready" && html`<small>${T.slots(model.slots_free, model.slots)}${model.computation ? ` · ${clean(model.computation.words)}` : ""}</small>`}
-    ${model.nodes.length > 0 && html`<small>${T.over(model.nodes.length, model.nodes.map((name) => short(name, 24)).join(" + "))}</small>`}
+    ${model.nodes.length > 0 && !(model.state === "ready" && model.computation) && html`<small>${T.over(model.nodes.map((name) => short(name, 24)).join(" + "))}</small>`}
     ${(model.problem || model.reason) && html`<p class="problem">${clean(model.problem ?? model.reason)}</p>`}
   </li>`;
 }

@@ -101,7 +101,7 @@ export const STRINGS = {
     models: "Models",
     noModels: "No model runs here.",
     slots: (/** @type {number} */ free, /** @type {number} */ all) => `${free} of ${all} slots free`,
-    over: (/** @type {number} */ count, /** @type {string} */ names) => `over ${count} machines: ${names}`,
+    over: (/** @type {string} */ names) => `over ${names}`,
     left: (/** @type {string} */ time) => `${time} left`,
     loadable: (/** @type {number} */ count) => `${count} more on disk`,
     moreModels: (/** @type {number} */ count) => `and ${count} more`,
