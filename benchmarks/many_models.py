@@ -30,7 +30,7 @@ from swarm.engines.engine import Engine
 from swarm.gateway.answers.model_names import NAMES
 from swarm.generation import GenerationRequest
 from swarm.routing.policy import VoteOptions
-from swarm.workers.pool import Loadable, LoadOption
+from swarm.workers.loadable import Loadable, LoadOption
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 

@@ -21,8 +21,8 @@ from swarm.node.trust import trust_words
 from swarm.quantities import left_words, load_words
 from swarm.registry.model_memory import size_text
 from swarm.workers.life import LifeEvent
+from swarm.workers.loadable import Loadable
 from swarm.workers.model_workers import ModelState
-from swarm.workers.pool import Loadable
 
 LOOK_S: Final = 0.5  # between two looks at how far loads are
 LEAST_TOLD_S: Final = 1.0  # of a load; below it nobody has waited

@@ -32,7 +32,7 @@ from swarm.registry.model_memory import AskedLoad, Load, MemoryNeed, ModelShape
 from swarm.registry.stored import ModelStore, StoredModel, StoredModels
 from swarm.workers.ledger import Bytes, reserve_of
 from swarm.workers.load_records import LoadRecords
-from swarm.workers.pool import Loadable, LoadOption, MemoryRules
+from swarm.workers.loadable import Loadable, LoadOption, MemoryRules
 
 LOOK_S = 30.0  # between two looks at the disk
 LOOK_AGAIN_S = 2.0  # since the last one, where somebody names a model that is not known

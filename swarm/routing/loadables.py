@@ -45,7 +45,7 @@ _HINDERED: Final = {"available": 0, "loading": 0, "draining": 1, "unloading": 1}
 
 
 class Storable(Protocol):
-    """What this node knows of a model that it could load (`workers.pool.Loadable`)."""
+    """What this node knows of a model that it could load (`workers.loadable.Loadable`)."""
 
     @property
     def model_id(self) -> str: ...

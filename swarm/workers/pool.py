@@ -13,18 +13,15 @@ import logging
 import math
 import time
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from types import MappingProxyType
 from typing import Protocol
 
 from federation.tasks import cancel_and_wait, report_crash, tell_each
-from swarm.engines.engine import Capabilities, Engine, EngineBuild
+from swarm.engines.engine import Engine
 from swarm.errors import DeadlineExceeded, EngineFailed, SwarmError, Unavailable, UnknownArchitecture, UnknownModel
-from swarm.registry.catalogue import Format
-from swarm.registry.gguf_header import GgufFacts
+from swarm.workers.held_model import HeldModel, Use
 from swarm.workers.ledger import (
     Bytes,
     Holding,
@@ -38,7 +35,8 @@ from swarm.workers.ledger import (
     plan,
     under_pressure,
 )
-from swarm.workers.life import AS_ASKED, GIVEN, MENDED, UNDER_PRESSURE, UNWANTED, WANTED_FOR, Life, LifeEvent, Phase
+from swarm.workers.life import AS_ASKED, GIVEN, UNDER_PRESSURE, UNWANTED, WANTED_FOR, LifeEvent
+from swarm.workers.loadable import Loadable, LoadOption, MemoryRules, ModelSource, NoModels
 from swarm.workers.model_workers import DEFAULT_QUEUE, Loader, LoadProgress, ModelState, ModelWorkers
 from swarm.workers.slots import QueueListener, retry_after_s, worker_names
 
@@ -52,115 +50,9 @@ UNHURRIED_LOOK = 5  # the looks before this one come sooner: nearly always the s
 BACK_SHARE = 0.8  # of what an unloaded model took: what is back by then is all that comes
 GROWING_SHARE = 0.05  # of it, between two looks: less, and of RAM no more comes
 PEER_LOAD_S = 60.0  # one load in so long may be caused by peers
-PEER_TTL_S = 600.0  # what only peers have wanted goes when it was idle for so long: it relieved somebody for a while
-UNKNOWN_LOAD_S = 10.0  # where nothing is known: a small model from a slow disk
 FIRST_RETRY_S, MOST_RETRY_S = 2.0, 300.0  # after a load that failed; doubled each time
 FILE_GONE = "its file is gone"
 NO_ROOM_RETRY_AFTER_S = 60  # what does not fit may fit when somebody has closed a program
-
-UNTOLD = Capabilities()  # of a model that nobody has loaded
-Use = Callable[[], None]  # gives a hold back
-
-
-@dataclass(frozen=True, slots=True)
-class LoadOption:
-    """One way to load a model: `slots` answers at once of `context_tokens` each, for which it takes `need`."""
-
-    context_tokens: int
-    slots: int
-    need: Bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loadable:
-    """A model that this node can load.
-
-    `options` are the ways to load it where so much is free, the best first and the smallest last, never none; `usual`
-    is the one on this machine while nothing else runs. `fingerprint` and `sha256` say what it is, `also` by which other
-    names people know it, `facts` what its `format` of files says; `template` is the file of its chat template where it
-    has one of its own, `modified_s` when its file was last changed (Unix time). One that is not `listed` is loaded when
-    asked for by name, and shown to clients only while it runs. `build` of the `engine` loads it, None where that is not
-    told. `ttl_s` None: it stays until its memory is wanted. `nodes` as of a `ModelState`: as it would be loaded now.
-    """
-
-    model_id: str
-    usual: LoadOption
-    options: Callable[[Bytes], tuple[LoadOption, ...]]
-    load: Callable[[LoadOption], Awaitable[Engine]]
-    engine: str = "xllamacpp"
-    build: EngineBuild | None = None
-    params: int | None = None
-    size_bytes: int = 0
-    fingerprint: str | None = None
-    sha256: str | None = None
-    capabilities: Capabilities = UNTOLD
-    expected_load_s: float | None = None
-    listed: bool = True
-    ttl_s: float | None = None
-    pinned: bool = False
-    also: tuple[str, ...] = ()
-    format: Format | None = None
-    facts: GgufFacts | None = None
-    template: Path | None = None
-    modified_s: float | None = None
-    nodes: tuple[str, ...] = ()
-
-    @property
-    def context_tokens(self) -> int:
-        return self.usual.context_tokens
-
-    @property
-    def slots(self) -> int:
-        return self.usual.slots
-
-
-class ModelSource(Protocol):
-    """The models that lie on this node's disks. Both are cheap, and touch no disk."""
-
-    def find(self, model_id: str) -> Loadable | None:
-        """The model of exactly this id."""
-        ...
-
-    def all(self) -> Sequence[Loadable]:
-        """All of them."""
-        ...
-
-
-class NoModels:
-    """The source of a node that loads nothing by itself."""
-
-    def find(self, model_id: str) -> Loadable | None:
-        del model_id
-        return None
-
-    def all(self) -> Sequence[Loadable]:
-        return ()
-
-
-NO_BYTES: Bytes = MappingProxyType({})
-
-
-async def nobody_reads() -> Bytes:
-    """Where nobody reads how much memory is free: nothing is bounded then."""
-    return NO_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryRules:
-    """`free` reads what the system has, now; a pool that it leaves out is taken for boundless. See `ledger.make_room`.
-
-    `limit` is the most that all models may take together, `reserve` what is left free, `most_models` how many run.
-    """
-
-    free: Callable[[], Awaitable[Bytes]] = nobody_reads
-    limit: Bytes = field(default_factory=lambda: NO_BYTES)
-    reserve: Bytes = field(default_factory=lambda: NO_BYTES)
-    most_models: int | None = None
-
-    def room(self, pool: str, free_bytes: int | None) -> int | None:
-        """What of `free_bytes` one model may take; None where nothing is known and nothing limited."""
-        rest = None if free_bytes is None else max(0, free_bytes - self.reserve.get(pool, 0))
-        return min((size for size in (rest, self.limit.get(pool)) if size is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,112 +100,6 @@ class _Wish:
                 waiter.set_exception(error)
 
 
-class _OwnModel:
-    """One model of this node, from its first load on. `tell` hears of every change."""
-
-    def __init__(self, model_id: str, tell: Callable[[LifeEvent], None], clock: Callable[[], float]) -> None:
-        self.life = Life(model_id, clock())
-        self.workers: ModelWorkers | None = None
-        self.stack = AsyncExitStack()  # what ends with its engine
-        self.model: Loadable | None = None
-        self.option: LoadOption | None = None
-        self.users = 0
-        self.wanted_at = clock()
-        self.pinned = False
-        self.for_peers = False  # nobody but peers has wanted it since its load
-        self.kept_s: float | None = None  # what who manages the node said of this load: see `WorkerPool.keep`
-        self.load_s: float | None = None
-        self.failures = 0
-        self.goes_for: str | None = None  # whose room it drains for
-        self.gone: list[asyncio.Future[None]] = []  # who waits for its end
-        self._tell = tell
-        self._clock = clock
-
-    @property
-    def model_id(self) -> str:
-        return self.life.model_id
-
-    @property
-    def phase(self) -> Phase:
-        return self.life.phase
-
-    def go(self, phase: Phase, reason: str, retry_at: float | None = None) -> None:
-        self._tell(self.life.move(phase, reason, self._clock(), retry_at))
-
-    @property
-    def open(self) -> bool:
-        """Whether newcomers may use it: one whose engine broke says so itself."""
-        return self.workers is not None and self.phase in ("ready", "failed")
-
-    @property
-    def idle(self) -> bool:
-        """Whether nobody uses it, by a hold or by a lease."""
-        state = None if self.workers is None else self.workers.state()
-        works = state is not None and state.problem is None and (state.slots_free < state.slots or state.waiting > 0)
-        return not self.users and not works
-
-    @property
-    def taken(self) -> Bytes:
-        """What its engine was measured to take; what it was estimated to need where that is not known."""
-        if self.option is None:
-            return NO_BYTES
-        measured = None if self.workers is None else self.workers.engine.taken_bytes
-        if measured is None or len(self.option.need) != 1:
-            return self.option.need
-        return dict.fromkeys(self.option.need, measured)
-
-    def use(self) -> Use:
-        """A hold on it, as the function that gives it back."""
-        self.users += 1
-        self.wanted_at = self._clock()
-        return self._give_back
-
-    def _give_back(self) -> None:
-        self.users -= 1
-        self.wanted_at = self._clock()
-
-    @property
-    def ttl_s(self) -> float | None:
-        """How long it stays while nobody wants it; None until its memory is wanted."""
-        if self.kept_s is not None:
-            return None if self.kept_s == math.inf else self.kept_s
-        decided = None if self.model is None else self.model.ttl_s
-        return PEER_TTL_S if decided is None and self.for_peers else decided
-
-    @property
-    def unloads_in_s(self) -> float | None:
-        """Until it goes, if nobody wants it before; of one that works, after its end. None: it stays."""
-        if self.pinned or self.ttl_s is None:
-            return None
-        return max(0.0, self.ttl_s - (self._clock() - self.wanted_at)) if self.idle else self.ttl_s
-
-    def holding(self) -> Holding:
-        promised = NO_BYTES
-        if self.phase == "loading" and self.option is not None:
-            promised = self.option.need
-        elif self.phase == "failed":  # its engine has given back what it took, and will take it again
-            promised = self.taken
-        return Holding(
-            self.model_id,
-            NO_BYTES if promised else self.taken,
-            idle=self.idle,
-            pinned=self.pinned,
-            wanted_at=self.wanted_at,
-            load_s=self.load_s or UNKNOWN_LOAD_S,
-            phase=self.phase,
-            growth=promised,
-            ttl_s=self.ttl_s,
-        )
-
-    def heard(self, problem: str | None) -> None:
-        """Its engine broke, for this reason, or is loaded again."""
-        if problem is not None and self.phase in ("ready", "draining"):
-            self.go("failed", problem)
-        elif problem is None and self.phase == "failed":
-            self.go("loading", "its engine broke")
-            self.go("ready", MENDED)
-
-
 class WorkerPool:
     """Every model this node serves itself. Use as `async with`.
 
@@ -340,7 +126,7 @@ class WorkerPool:
         self._pace = pace or PoolPace()
         self.listeners: list[QueueListener] = []
         self._subscribers: list[Callable[[LifeEvent], None]] = []
-        self._models: dict[str, _OwnModel] = {}
+        self._models: dict[str, HeldModel] = {}
         self._wishes: dict[str, _Wish] = {}  # what is to be loaded, or is being loaded, by model; in order of arrival
         self._loads: dict[str, asyncio.Task[None]] = {}
         self._pinned: set[str] = set()
@@ -434,7 +220,7 @@ class WorkerPool:
         model = self._source.find(model_id)
         return None if model is None else model.engine
 
-    def _state(self, own: _OwnModel) -> ModelState:
+    def _state(self, own: HeldModel) -> ModelState:
         if own.workers is not None:
             state = own.workers.state()
         else:
@@ -471,7 +257,7 @@ class WorkerPool:
             unloads_in_s=own.unloads_in_s,
         )
 
-    def _progress(self, own: _OwnModel) -> LoadProgress | None:
+    def _progress(self, own: HeldModel) -> LoadProgress | None:
         if own.model_id not in self._loads:
             return None
         return LoadProgress(self._clock() - own.life.since, own.model and own.model.expected_load_s)
@@ -504,7 +290,7 @@ class WorkerPool:
         workers = ModelWorkers(load, self._names, params, queue=self._queue, listeners=self.listeners)
         stack = AsyncExitStack()
         await stack.enter_async_context(workers)
-        own = _OwnModel(workers.engine.model_id, self._tell, self._clock)
+        own = HeldModel(workers.engine.model_id, self._tell, self._clock)
         own.workers, own.stack, own.pinned = workers, stack, True
         workers.on_change = own.heard
         self._models[own.model_id] = own
@@ -729,13 +515,13 @@ class WorkerPool:
         elif own.phase == "ready" and own.idle:
             await self._unload(own, reason)
 
-    async def _give_up(self, own: _OwnModel, reason: str) -> None:
+    async def _give_up(self, own: HeldModel, reason: str) -> None:
         """Its engine broke: it is not loaded again before somebody wants it."""
         own.go("available", reason)
         self._forget(own)
         await own.stack.aclose()
 
-    async def _unload(self, own: _OwnModel, reason: str) -> None:
+    async def _unload(self, own: HeldModel, reason: str) -> None:
         """Its memory is back afterwards, as far as the system gives it back soon."""
         own.go("unloading", reason)
         before, taken = await self._memory.free(), own.taken
@@ -755,7 +541,7 @@ class WorkerPool:
             own.go("available", own.life.reason)
             self._forget(own)
 
-    def _forget(self, own: _OwnModel) -> None:
+    def _forget(self, own: HeldModel) -> None:
         if self._models.get(own.model_id) is own:
             del self._models[own.model_id]
         for gone in own.gone:
@@ -831,7 +617,7 @@ class WorkerPool:
             return
         own = self._models.get(wish.model_id)
         if own is None:
-            own = self._models[wish.model_id] = _OwnModel(wish.model_id, self._tell, self._clock)
+            own = self._models[wish.model_id] = HeldModel(wish.model_id, self._tell, self._clock)
             own.pinned = model.pinned or wish.model_id in self._pinned
         own.model, own.option, own.for_peers, own.kept_s = model, options[0], wish.for_peer, None
         own.go("loading", "a peer asked for it" if wish.for_peer else "it was asked for")
@@ -839,7 +625,7 @@ class WorkerPool:
         report_crash(task, log, f"{task.get_name()} ended")
         self._loads[wish.model_id] = task
 
-    async def _load(self, own: _OwnModel, wish: _Wish, model: Loadable, options: Sequence[LoadOption]) -> None:
+    async def _load(self, own: HeldModel, wish: _Wish, model: Loadable, options: Sequence[LoadOption]) -> None:
         try:
             try:
                 workers = await self._enter(own, model)
@@ -874,7 +660,7 @@ class WorkerPool:
         found = self._source.find(model.model_id)
         return found is not None and found.build != model.build
 
-    async def _enter(self, own: _OwnModel, model: Loadable) -> ModelWorkers:
+    async def _enter(self, own: HeldModel, model: Loadable) -> ModelWorkers:
         async def load() -> Engine:
             assert own.option is not None
             return await model.load(own.option)
@@ -884,7 +670,7 @@ class WorkerPool:
         )
         return await own.stack.enter_async_context(workers)
 
-    def _grant(self, own: _OwnModel) -> None:
+    def _grant(self, own: HeldModel) -> None:
         """Everybody who waits for it has it."""
         wish = self._wishes.pop(own.model_id, None)
         own.for_peers = own.for_peers and (wish is None or wish.for_peer)

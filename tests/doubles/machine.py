@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from swarm.engines.engine import Engine
 from swarm.errors import EngineFailed
 from swarm.registry.model_memory import MIB
-from swarm.workers.pool import Loadable, LoadOption, MemoryRules, PoolPace, WorkerPool
+from swarm.workers.loadable import Loadable, LoadOption, MemoryRules
+from swarm.workers.pool import PoolPace, WorkerPool
 from tests.doubles.scripted_engine import ScriptedEngine, saying
 
 QUICK = PoolPace(look_s=0.002, tick_s=0.01, memory_back_s=1.0, peer_load_s=60.0)

@@ -46,8 +46,9 @@ from swarm.routing.rules import RoutingRules
 from swarm.routing.upstream import Upstream, Upstreams
 from swarm.routing.utilities import MOST_UTILITY_BYTES, UtilityRoom
 from swarm.tools.tool import ToolHost
+from swarm.workers.loadable import MemoryRules, ModelSource
 from swarm.workers.model_workers import DEFAULT_QUEUE
-from swarm.workers.pool import MemoryRules, ModelSource, PoolPace, WorkerPool
+from swarm.workers.pool import PoolPace, WorkerPool
 from tests.doubles.timing import FAST
 
 WAIT_S = 10.0  # far above what any condition here takes; only a defect reaches it

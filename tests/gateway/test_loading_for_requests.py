@@ -18,7 +18,7 @@ from swarm.gateway.answers.answer_form import Pacing
 from swarm.gateway.documentation.answer_bodies import SwarmReport
 from swarm.registry.embedded import embedded_model_path
 from swarm.registry.model_memory import MIB
-from swarm.workers.pool import Loadable, LoadOption, MemoryRules
+from swarm.workers.loadable import Loadable, LoadOption, MemoryRules
 from tests.doubles.clients import Client, Reply, chat_body, connect
 from tests.doubles.machine import QUICK, Machine
 from tests.doubles.running_node import NodeOptions, RunningNode

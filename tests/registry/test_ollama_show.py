@@ -31,7 +31,7 @@ from swarm.registry.gguf_header import read_gguf
 from swarm.registry.mlx_folder import read_mlx
 from swarm.registry.model_card import MAX_TEXT_BYTES, ModelCard, read_card
 from swarm.routing.replicas import Replica
-from swarm.workers.pool import Loadable, LoadOption
+from swarm.workers.loadable import Loadable, LoadOption
 from tests.doubles.clients import Client
 from tests.doubles.running_node import RunningNode
 from tests.doubles.tiny_models import write_encoder, write_named_model, write_reranker, write_templated_model

@@ -14,8 +14,9 @@ import pytest
 from federation.tasks import cancel_and_wait
 from swarm.errors import DeadlineExceeded, EngineFailed, Unavailable, UnknownModel
 from swarm.registry.model_memory import MIB
+from swarm.workers.held_model import PEER_TTL_S
 from swarm.workers.life import LifeEvent
-from swarm.workers.pool import PEER_TTL_S, NoRoomFor, WorkerPool
+from swarm.workers.pool import NoRoomFor, WorkerPool
 from tests.doubles.machine import QUICK, Machine
 from tests.doubles.waiting import eventually
 

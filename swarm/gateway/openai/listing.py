@@ -16,8 +16,8 @@ from swarm.gateway.http.keys import DISPATCHER, POOL
 from swarm.gateway.observing.view import computation_entry, json_object, load_entry
 from swarm.generation import JsonObject
 from swarm.routing.replicas import SWARM_ALIAS, Replica
+from swarm.workers.loadable import Loadable
 from swarm.workers.model_workers import ModelState
-from swarm.workers.pool import Loadable
 
 STATES: Final = ("ready", "loading", "draining", "unloading", "available", "failed")  # of a model, the best first
 _LLAMAS: Final[Mapping[str, str]] = {"ready": "loaded", "loading": "loading"}  # llama-server's words; else unloaded

@@ -23,8 +23,9 @@ from swarm.gateway.page.pulls import SHELF
 from swarm.gateway.peers.management import peer_named
 from swarm.registry.model_memory import size_text
 from swarm.registry.table import FitRow
+from swarm.workers.loadable import Loadable
 from swarm.workers.model_workers import ModelState
-from swarm.workers.pool import Loadable, WorkerPool
+from swarm.workers.pool import WorkerPool
 
 IN_MEMORY: Final = ("ready", "draining", "unloading", "failed")
 
