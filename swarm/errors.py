@@ -21,7 +21,8 @@ SwarmError
 │   └── NoConsensus         a vote has no quorum, and the client asked for an error then (503)
 ├── EngineFailed            the engine broke while answering (500)
 │   ├── UnknownArchitecture it does not know that kind of model: another engine may (500)
-│   └── EngineDied          its process ended, or had to be ended, over requests in progress (502)
+│   ├── EngineDied          its process ended, or had to be ended, over requests in progress (502)
+│   └── LenderLost          another machine, which computed a part of the model, is gone (503, Retry-After)
 ├── PeerFailed              another node did not answer as agreed (502)
 │   ├── PeerMalformed       what it sent does not follow the protocol (502)
 │   └── PeerVanished        its connection broke off after it had taken the request (502)
@@ -236,6 +237,19 @@ class EngineDied(EngineFailed):
     def __init__(self, message: str, refused_for_s: int | None = None) -> None:
         super().__init__(message)
         self.refused_for_s = refused_for_s
+
+
+class LenderLost(EngineFailed):
+    """The machine called `lender`, with a part of the model, is gone, cannot be had, or takes its memory back.
+
+    That says nothing against the request, which another replica may answer, or this one again in `retry_after_s`
+    seconds: the model is loaded anew over whoever is left.
+    """
+
+    def __init__(self, lender: str, message: str, retry_after_s: int = 10) -> None:
+        super().__init__(message)
+        self.lender = lender
+        self.retry_after_s = retry_after_s
 
 
 class PeerFailed(SwarmError):

@@ -114,6 +114,18 @@ class Computation:
 
 
 @dataclass(frozen=True, slots=True)
+class EnginePart:
+    """So many `layers` of a model that the machine called `node` computes, by the RPC server of its llama.cpp.
+
+    `address` is where that is reached from here ("127.0.0.1:50052").
+    """
+
+    node: str
+    address: str
+    layers: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineSpec:
     """What to load, and how much of the machine it may use.
 
@@ -125,6 +137,9 @@ class EngineSpec:
     guesses its next tokens, `ngram` guesses them from what was written before. What is read of prompts may be kept in
     the folder `saves`, in `saves_bytes` of all models together; through the open file of the number `copies`, which
     lies in memory, it may come from one slot into another.
+
+    `parts` are on other machines, in the order of the model's layers; `gpu_layers` are then those of all parts and of
+    this machine's own devices together, None: of the parts. `node` is what this machine is called among them.
     """
 
     model_id: str
@@ -142,6 +157,13 @@ class EngineSpec:
     saves: Path | None = None
     saves_bytes: int = 0
     copies: int | None = None
+    parts: tuple[EnginePart, ...] = ()
+    node: str = ""
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of all machines that compute it, this one first; none where it is this one alone."""
+        return (self.node, *(part.node for part in self.parts)) if self.parts else ()
 
 
 @dataclass(frozen=True)

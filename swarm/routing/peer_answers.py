@@ -20,6 +20,7 @@ from swarm.errors import (
     BadRequest,
     ContextExceeded,
     EngineDied,
+    LenderLost,
     PeerFailed,
     PeerMalformed,
     PeerVanished,
@@ -99,7 +100,8 @@ async def peer_candidates(
 
     `on_event` is called with the first one's events as they come, where the peer sends them.
     Raises the peer's refusal of the request as BadRequest, its being busy as Unavailable, that its engine ended over
-    the request as EngineDied, a connection that broke off as PeerVanished, all else as PeerFailed.
+    the request as EngineDied, that a machine with a part of the model is gone as LenderLost, a connection that broke
+    off as PeerVanished, all else as PeerFailed.
     """
     assert replica.url is not None
     started = time.perf_counter()
@@ -274,6 +276,9 @@ def refusal(replica: Replica, detail: Mapping[str, Any], status: int = 500) -> S
             return BadRequest(message)
         case "engine_failed", _, _ if detail.get("died") is True:  # older nodes say no more than that it failed
             return EngineDied(f"{replica.node}: {message}", refusal_s_in(detail.get("refused_for_s")))
+        case "lender_lost", _, _:
+            lender = printable(str(detail.get("lender") or "a lender"))[:MAX_NAME_CHARS]
+            return LenderLost(lender, f"{replica.node}: {message}", retry_after_s_in(detail.get("retry_after_s")))
         case "unavailable", _, _:
             return Unavailable(f"{replica.node}: {message}", retry_after_s_in(detail.get("retry_after_s")))
         case _:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.engines.engine import Device, EngineBuild, EngineSpec
+from swarm.engines.engine import Computation, Device, EngineBuild, EnginePart, EngineSpec
 from swarm.engines.llama_cpp.llama_program import (
     REQUIRED,
     LlamaProgram,
@@ -23,6 +23,7 @@ from swarm.engines.llama_cpp.llama_program import (
     options_in,
     placed,
     said_by_program,
+    shared_out,
     why_it_ended,
 )
 from swarm.engines.llama_cpp.server_host import Batching, Pooling, order_from_json, order_to_json
@@ -177,6 +178,45 @@ def test_layers_go_where_they_are_asked(
     assert ("--device" in words) is ("--device" in told)
 
 
+RPC_HELP = HELP + "--rpc SERVERS      servers\n-dev, --device <d>     devices\n-ts, --tensor-split N0,N1    shares\n"
+PARTS = (EnginePart("attic", "127.0.0.1:7", 5), EnginePart("hall", "127.0.0.1:8", 2))
+
+
+@pytest.mark.parametrize(
+    ("devices", "layers", "told"),
+    [
+        ((), None, {("--device", "RPC0,RPC1"), ("--gpu-layers", "7"), ("--tensor-split", "5,2")}),
+        ((CARD,), 7, {("--device", "RPC0,RPC1"), ("--gpu-layers", "7"), ("--tensor-split", "5,2")}),
+        ((CARD,), 10, {("--device", "RPC0,RPC1,CUDA0"), ("--gpu-layers", "10"), ("--tensor-split", "5,2,3")}),
+        ((), 10, {("--device", "RPC0,RPC1"), ("--gpu-layers", "7"), ("--tensor-split", "5,2")}),
+    ],
+)
+def test_parts_go_to_other_machines_first_and_the_rest_to_own_devices(
+    devices: tuple[Device, ...], layers: int | None, told: set[tuple[str, str]]
+) -> None:
+    words = command(program(RPC_HELP, devices), replace(SPEC, parts=PARTS, gpu_layers=layers), BATCHING, 0)
+    always = {("--rpc", "127.0.0.1:7,127.0.0.1:8"), ("--fit", "off")}
+    assert told | always <= pairs(words)
+    assert words.count("--gpu-layers") == 1
+
+
+def test_a_program_that_reaches_no_other_machine_is_not_told_to() -> None:
+    with pytest.raises(EngineFailed, match=r"has no --rpc, for parts of a model on other machines: update it"):
+        command(program(), replace(SPEC, parts=PARTS), BATCHING, 0)
+
+
+@pytest.mark.parametrize(
+    ("layers", "sizes", "shares"), [(7, [1, 1], [4, 3]), (3, [10, 1, 1], [3, 0, 0]), (0, [5], [0]), (4, [], [])]
+)
+def test_layers_are_shared_out_by_size(layers: int, sizes: list[int], shares: list[int]) -> None:
+    assert shared_out(layers, sizes) == shares
+
+
+def test_words_say_over_which_machines() -> None:
+    over = Computation("llama-server", "b11434", ("attic", "hall"), 12, 31, ("me", "attic", "hall"))
+    assert str(over) == "llama-server b11434 on this node and attic and hall (12 of 31 layers)"
+
+
 def test_a_ranker_pools_as_one() -> None:
     words = command(program(HELP + "--rerank, --reranking   enable\n"), SPEC, Batching(Pooling.RANK, 512), 0)
     assert ("--pooling", "rank") in pairs(words)
@@ -195,7 +235,7 @@ def test_guesses_images_and_saved_prompts_are_told_or_refused() -> None:
 def test_an_order_comes_back_whole() -> None:
     build = said_by_program(PROGRAM, "version: 6001 (ab)", HELP, CUDA)
     spec = replace(SPEC, saves=Path("/kv"), projector=Path("/p"), draft=Path("/d"), gpu_layers=3, ngram=True)
-
+    spec = replace(spec, parts=(EnginePart("attic", "127.0.0.1:7", 2), EnginePart("hall", "127.0.0.1:8", 1)), node="me")
     spec = replace(spec, build=EngineBuild("llama-server", "b1", build.devices, True, PROGRAM, Path("/libs"), "here"))
     assert order_from_json(order_to_json(spec, Batching(Pooling.RANK, 7, 9))) == (spec, Batching(Pooling.RANK, 7, 9))
 

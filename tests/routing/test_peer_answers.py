@@ -22,7 +22,16 @@ from federation.errors import (
 )
 from swarm.engines.assembly import AnswerBuilder
 from swarm.engines.openai_dialect import ChunkReader
-from swarm.errors import BadRequest, ContextExceeded, EngineDied, PeerFailed, PeerVanished, SwarmError, Unavailable
+from swarm.errors import (
+    BadRequest,
+    ContextExceeded,
+    EngineDied,
+    LenderLost,
+    PeerFailed,
+    PeerVanished,
+    SwarmError,
+    Unavailable,
+)
 from swarm.gateway.http.errors import error_line
 from swarm.generation import Candidate, Delta, Finish
 from swarm.routing.peer_answers import error_object, peer_failure, read_candidate, read_chunk, refusal
@@ -131,6 +140,7 @@ def test_a_candidate_is_taken_as_it_is_but_for_where_it_comes_from() -> None:
         ({"code": "engine_failed", "message": "broke", "died": 1}, PeerFailed("attic", "broke")),
         ({"code": "peer_failed", "message": "broke", "died": True}, PeerFailed("attic", "broke")),
         ({"code": "engine_failed", "message": "ended", "died": True}, EngineDied("attic: ended")),
+        ({"code": "lender_lost", "message": "gone", "lender": "hall"}, LenderLost("hall", "attic: gone")),
         ({"code": ["odd"], "message": {"odd": 1}}, PeerFailed("attic", "{'odd': 1}")),
         ({"code": "new in version 9", "message": "\x1b[31m"}, PeerFailed("attic", "?[31m")),
         ({}, PeerFailed("attic", "answered 502")),
@@ -149,6 +159,14 @@ def test_how_long_a_peer_refuses_a_request_is_believed_within_a_minute(told: obj
     made = refusal(ATTIC, {"code": "engine_failed", "message": "x", "died": True, "refused_for_s": told}, status=502)
     assert isinstance(made, EngineDied)
     assert made.refused_for_s == taken
+
+
+def test_a_lost_lender_is_told_from_one_node_to_the_next() -> None:
+    body = error_line(LenderLost("ha\x1bll", "hall is gone", 7))
+    for read in (lambda: read_candidate(body, ATTIC, 1), lambda: read_chunk(ChunkReader(chat=True), body, ATTIC)):
+        with pytest.raises(LenderLost, match=r"^attic: hall is gone$") as caught:
+            read()
+        assert (caught.value.lender, caught.value.retry_after_s) == ("ha?ll", 7)
 
 
 @pytest.mark.parametrize("left", [None, 48])

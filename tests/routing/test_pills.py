@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.engines.openai_dialect import request_body
-from swarm.errors import BadRequest, EngineDied, PeerFailed, PeerVanished, SwarmError
+from swarm.errors import BadRequest, EngineDied, LenderLost, PeerFailed, PeerVanished, SwarmError
 from swarm.gateway.openai.bodies import ChatCompletionBody, CompletionBody
 from swarm.generation import GenerationRequest
 from swarm.routing.poison_pills import MAX_REMEMBERED, REFUSED_S, PoisonPills, RequestContent
@@ -106,6 +106,7 @@ def test_a_shorter_memory_does_not_cut_a_longer_one(seen: Watched) -> None:
 
 
 DIED = EngineDied("ended over it")
+LOST = LenderLost("hall", "hall is gone")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,8 @@ DIED = EngineDied("ended over it")
         ("answered, then two", [("study", None), ("attic", GONE), ("kitchen", GONE)], True),
         ("refused in between", [("attic", GONE), ("study", BadRequest("no")), ("kitchen", GONE)], True),
         ("a slow peer and a dead one", [("attic", PeerFailed("attic", "late")), ("kitchen", GONE)], False),
+        ("its lenders were lost", [("attic", LOST), ("kitchen", LOST)], False),
+        ("a lender lost in between", [("attic", GONE), ("study", LOST), ("kitchen", GONE)], True),
         ("the client left two", [("attic", GeneratorExit()), ("kitchen", GeneratorExit())], False),
     ],
 )

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from swarm.errors import BadRequest, EngineDied, PeerFailed, PeerMalformed, Unavailable
+from swarm.errors import BadRequest, EngineDied, LenderLost, PeerFailed, PeerMalformed, Unavailable
 from swarm.generation import Usage
 from swarm.routing.observations import MAX_PACES, PACE_LIFETIME_S, MeasuredSpeeds
 from swarm.routing.preference import ASSUMED_TOKENS_PER_S
@@ -130,6 +130,13 @@ def test_an_engine_that_died_there_opens_the_circuit_of_a_peer_that_is_well(aske
     asked.clock.now += FIRST_PAUSE_S
     asked.ask(EngineDied("attic: ended"))
     assert (asked.circuit, asked.heard.of["opened"]) == ("open", 2), "its trial failed"
+
+
+def test_a_peer_whose_lender_is_lost_is_well(asked: Asked) -> None:
+    for _ in range(FAILURES_TO_OPEN):
+        asked.ask(LenderLost("hall", "attic: hall is gone"))
+    assert asked.circuit == "closed"
+    assert ("attic", False) not in asked.reports
 
 
 def test_what_is_asked_of_a_peer_counts_at_once(asked: Asked) -> None:

@@ -208,6 +208,8 @@ def _embedding(program: LlamaProgram, batching: Batching, embeds: bool) -> list[
 
 def _placement(program: LlamaProgram, spec: EngineSpec) -> list[str]:
     """On which devices: all layers where nothing is said and the program does not fit them to the memory by itself."""
+    if spec.parts:
+        return _parts(program, spec)
     layers = spec.gpu_layers
     if layers is None and program.devices and not program.has("--fit"):
         layers = 999
@@ -216,6 +218,37 @@ def _placement(program: LlamaProgram, spec: EngineSpec) -> list[str]:
         return []
     no_device = ["--device", "none"] if layers == 0 and program.has("--device") else []
     return [name, str(layers), *no_device]
+
+
+def _parts(program: LlamaProgram, spec: EngineSpec) -> list[str]:
+    """Over other machines: their devices first, in the order of the parts, then this machine's own for what is left.
+
+    llama.cpp keeps the first layers with the processor and deals the last `--gpu-layers`, the output being one of them,
+    to the devices by their shares: whole numbers of layers that make up their sum are dealt as they are.
+    """
+    why = "parts of a model on other machines"
+    servers = [_demand(program, why, "--rpc"), ",".join(part.address for part in spec.parts)]
+    names = [f"RPC{number}" for number in range(len(spec.parts))]
+    shares = [part.layers for part in spec.parts]
+    total = sum(shares) if spec.gpu_layers is None else spec.gpu_layers
+    if own_layers := max(0, total - sum(shares)):
+        names += [device.name for device in program.devices]
+        shares += shared_out(own_layers, [device.free_bytes or 1 for device in program.devices])
+    placement = ("--device", ",".join(names)), ("--tensor-split", ",".join(map(str, shares)))
+    words = [*servers, _demand(program, why, "--gpu-layers", "--n-gpu-layers"), str(sum(shares))]
+    for name, value in placement:
+        words += [_demand(program, why, name), value]
+    return [*words, "--fit", "off"] if program.has("--fit") else words
+
+
+def shared_out(layers: int, sizes: Sequence[int]) -> list[int]:
+    """Whole layers to each in proportion to its size; what is left over to the first ones. [] for nobody."""
+    if not sizes:
+        return []
+    shares = [layers * size // sum(sizes) for size in sizes]
+    for number in range(layers - sum(shares)):
+        shares[number % len(shares)] += 1
+    return shares
 
 
 def _cache(program: LlamaProgram, spec: EngineSpec) -> list[str]:

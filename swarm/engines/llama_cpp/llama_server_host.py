@@ -295,8 +295,11 @@ def start(spec: EngineSpec, batching: Batching) -> Serving:
     if asked.unanswered and running.has_ended_within(EXIT_S):  # a GPU's memory may run out as it computes first
         raise why_it_ended(list(running.lines), running.ended(), running.path, files_words(spec))
     where = placed(running.first_lines, program.devices, spec.gpu_layers)
+    elsewhere = {part.address: part.node for part in spec.parts}
+    devices = tuple(elsewhere.get(words, words) for words in where.devices)
+    own = set(where.devices) - elsewhere.keys()
     return Serving(
-        f"http://127.0.0.1:{asked.port}", asked.key, spec.build.version, bool(where.devices), where.devices,
+        f"http://127.0.0.1:{asked.port}", asked.key, spec.build.version, bool(own), devices,
         where.gpu_layers, where.layers, running.process.pid, embeds, several, grammar,
     )  # fmt: skip
 

@@ -477,7 +477,7 @@ async def connect(
         generates=batching.pooling is None,
         grammar=serving.grammar,
     )
-    computation = Computation(name, serving.version, serving.devices, serving.gpu_layers, serving.layers)
+    computation = Computation(name, serving.version, serving.devices, serving.gpu_layers, serving.layers, spec.nodes)
     http.prefill.copies = PromptCopies(http.ask, spec.copies, _token_bytes(spec, model))  # once nothing fails any more
     return LlamaServerEngine(computation, spec, http, loaded, capabilities, home, pace, limits)
 

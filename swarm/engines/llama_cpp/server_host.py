@@ -24,7 +24,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from swarm.engines.engine import Device, EngineBuild, EngineSpec
+from swarm.engines.engine import Device, EngineBuild, EnginePart, EngineSpec
 from swarm.errors import EngineFailed, UnknownArchitecture
 from swarm.registry.model_memory import Load, memory_needed
 
@@ -176,6 +176,7 @@ def order_from_json(line: str) -> tuple[EngineSpec, Batching]:
     order: dict[str, Any] = json.loads(line)
     wanted, batching = order["spec"], order["batching"]
     wanted |= {name: _path(wanted[name]) for name in ("path", "projector", "draft", "saves")}
+    wanted["parts"] = tuple(EnginePart(**part) for part in wanted["parts"])
     if (build := wanted["build"]) is not None:
         build["devices"] = tuple(Device(**device) for device in build["devices"])
         build |= {name: _path(build[name]) for name in ("program", "packages")}

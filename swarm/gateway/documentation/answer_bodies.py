@@ -184,7 +184,8 @@ class SwarmReport(BaseModel):
 class ErrorDetail(BaseModel):
     """`param` names the field to blame. A prompt that is too long also gets its size and that of the context.
 
-    `died`: an engine ended over this request, which is refused for `refused_for_s` seconds from now on.
+    `died`: an engine ended over this request, which is refused for `refused_for_s` seconds from now on. `lender`: the
+    node that is gone, or cannot be had, where the model is computed by several (`lender_lost`).
     """
 
     message: str
@@ -195,6 +196,8 @@ class ErrorDetail(BaseModel):
     n_ctx: int | None = None
     died: bool | None = None
     refused_for_s: int | None = None
+    lender: str | None = None
+    retry_after_s: int | None = None
 
 
 class ErrorBody(BaseModel):

@@ -22,6 +22,7 @@ from swarm.errors import (
     EngineDied,
     EngineFailed,
     Forbidden,
+    LenderLost,
     LimitReached,
     ModelInUse,
     NoConsensus,
@@ -176,6 +177,11 @@ def http_error(error: SwarmError) -> HttpError:
             # `died` tells peers that a node itself reports it; `refused_for_s`: for how long it refuses the request.
             extra = {"died": True, "refused_for_s": error.refused_for_s or REFUSED_S}
             return HttpError(502, "server_error", "engine_failed", message, extra=extra)
+        case LenderLost():
+            # Its own code: for peers it is no request over which an engine ended, and others may answer it.
+            seconds = error.retry_after_s
+            extra = {"lender": error.lender, "retry_after_s": seconds}
+            return HttpError(503, "unavailable_error", "lender_lost", message, extra=extra, retry_after_s=seconds)
         case EngineFailed():
             return HttpError(500, "server_error", "engine_failed", message)
         case _:
