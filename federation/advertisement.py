@@ -44,6 +44,7 @@ MAX_SIZE_BYTES = 1 << 50  # a petabyte of one model, all parts together
 MAX_LOADABLE = 256  # models that one node tells of beside those that it serves
 MAX_LOADABLE_BYTES = 192 * 1024  # of that list: 256 models with usual names and their other names are under 100 KiB
 MAX_ALSO = 8  # other names of one model: a program each, the catalogue's and the file's
+MAX_BYTES_PER_S = 1e15  # a hundred times what the fastest memory is read with
 _DIGEST_CHARS = 16  # of a list: 64 bits, and it decides no more than whether the list is fetched again
 
 
@@ -75,6 +76,8 @@ ModelId = Annotated[str, Field(min_length=1, max_length=MAX_MODEL_ID_CHARS), Aft
 Digest = Annotated[Annotated[str, Field(max_length=128)] | None, AfterValidator(_digest_or_none)]
 StateWord = Annotated[str, Field(min_length=1, max_length=MAX_STATE_CHARS), AfterValidator(printable)]
 EngineWords = Annotated[str, Field(max_length=MAX_ENGINE_CHARS), AfterValidator(printable)]
+BuildWords = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(printable)]
+RpcVersion = Annotated[str, Field(pattern=r"^\d{1,3}\.\d{1,3}\.\d{1,3}$")]
 Host = Annotated[str, Field(min_length=1, max_length=MAX_HOST_CHARS), AfterValidator(_reachable_host)]
 
 
@@ -190,12 +193,29 @@ class Loadables:
     left_out: int = 0
 
 
+class LendOffer(WireModel):
+    """Memory that a node lends to members of its swarm for parts of their models: `bytes_free` of `bytes_total`.
+
+    `build` is that of its llama.cpp and `rpc` the version of llama.cpp's protocol; `bytes_per_s` is how fast its memory
+    is read, as it says itself. While it is `draining` it lends nothing new, and wants back what it has lent.
+    """
+
+    bytes_free: Annotated[int, Field(ge=0, le=MAX_SIZE_BYTES)]
+    bytes_total: Annotated[int, Field(ge=0, le=MAX_SIZE_BYTES)]
+    build: BuildWords
+    rpc: RpcVersion
+    bytes_per_s: Annotated[float, Field(gt=0, le=MAX_BYTES_PER_S)] | None = None
+    threads: Annotated[int, Field(ge=1, le=MAX_SLOTS)] = 1
+    draining: bool = False
+
+
 class NodeDescription(WireModel):
     """What a node says about itself. `url` is its own claim: peers use the address that they reached it at.
 
     `instance` differs between two runs of the same node, so that a copied data directory can be told from a restart.
     `roster` is the digest of a paired node's list of members: where it differs, the two lists are merged. `loadable` is
-    that of the list of models which it could load (GET loadable), None where there are none.
+    that of the list of models which it could load (GET loadable), None where there are none. `lends` is memory for
+    parts of other members' models.
     """
 
     id: NodeId
@@ -211,6 +231,7 @@ class NodeDescription(WireModel):
     instance: NodeId | None = None
     roster: Annotated[str, Field(max_length=64), AfterValidator(printable)] | None = None
     loadable: Annotated[str, Field(max_length=64), AfterValidator(printable)] | None = None
+    lends: LendOffer | None = None
 
 
 class PeerHint(WireModel):

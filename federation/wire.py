@@ -28,6 +28,7 @@ UNLOAD_PATH: Final = f"{PREFIX}/unload"  # POST {"model"}
 PIN_PATH: Final = f"{PREFIX}/pin"  # POST {"model", "pinned"}
 PULL_PATH: Final = f"{PREFIX}/pull"  # POST {"model", "sha256"?}
 GOODBYE_PATH: Final = f"{PREFIX}/goodbye"  # POST {"id": node id}
+LEND_PATH: Final = f"{PREFIX}/lend"  # POST; answers NDJSON for as long as memory is lent, or becomes a byte stream
 
 MEMBERS_ONLY: Final = "members_only"  # the code of the 403 with which a paired node answers an open one
 
@@ -37,6 +38,7 @@ HOPS_HEADER: Final = "X-Swarm-Hops"  # how many nodes have forwarded this reques
 REQUEST_ID_HEADER: Final = "X-Request-Id"
 DEADLINE_HEADER: Final = "X-Swarm-Deadline-Ms"  # what is left of the request's time, in milliseconds
 FROM_HEADER: Final = "X-Swarm-From"  # node id of the sender
+LEASE_HEADER: Final = "X-Swarm-Lease"  # of POST lend with Upgrade: which lease the byte stream is for
 NEWS_HEADER: Final = "X-Swarm-News"  # what the asking node has found out of late, as JSON
 _MAX_PROBLEM_CHARS = 200  # of a validation message: it may quote what the peer sent
 
