@@ -122,10 +122,9 @@ def test_news_say_something_readable(news: dict[str, Any]) -> None:
 def test_rubbish_raises_one_error(raw: bytes | str) -> None:
     data = raw if isinstance(raw, bytes) else raw.encode(errors="replace")
     for parse in (parse_grant, parse_news):
-        try:
+        with pytest.raises(PeerProtocolError) as caught:
             parse(data)
-        except PeerProtocolError as error:
-            assert "\n" not in str(error)
+        assert "\n" not in str(caught.value)
 
 
 def test_grants_and_news_come_back_as_they_were_sent() -> None:
