@@ -29,6 +29,7 @@ SwarmError
 ├── UpstreamFailed          the configured upstream did not answer as agreed (502)
 │   └── UpstreamRefused     the upstream answered with an error of its own (its status)
 └── SetupError              this node cannot start as asked (exit code 2)
+    └── PooledMisfit        a model does not fit over the machines there are, or would be too slow
 
 `gateway/http/errors.py` is the one place that maps these to HTTP; `cli.py` the one that maps them to exit codes.
 """
@@ -302,3 +303,7 @@ class UpstreamRefused(UpstreamFailed):
 
 class SetupError(SwarmError):
     """This node cannot start as asked: wrong usage, impossible model, port taken. Exit code 2."""
+
+
+class PooledMisfit(SetupError):
+    """A model cannot be put over the machines there are, or would answer too slowly there."""

@@ -32,6 +32,7 @@ from swarm.registry.gguf_bytes import (
     read_header,
     read_tokens,
 )
+from swarm.registry.layer_sizes import LayerSizes, layer_sizes
 from swarm.registry.model_memory import CACHE_KEYS, ArchKeys, CacheShape, ModelShape, cache_shape
 
 MAX_PARTS = 256  # a terabyte in parts of 4 GB
@@ -117,6 +118,21 @@ def read_gguf(path: Path) -> GgufFacts:
     """
     parts = part_paths(path)
     return _facts(parts, [_read_part(part) for part in parts])
+
+
+def read_layers(path: Path) -> LayerSizes:
+    """How large each layer of the model in `path` is, all parts of it. Blocks on the disk for some milliseconds.
+
+    Raises SetupError with the file, what is wrong with it and the remedy.
+    """
+    parts = part_paths(path)
+    read = [_read_part(part) for part in parts]
+    facts, first = _facts(parts, read), read[0][1]
+    tensors = [tensor for _, header in read for tensor in header.tensors]
+    found = layer_sizes(tensors, ArchKeys(facts.architecture, first.values), facts.shape)
+    if found is None:
+        raise SetupError(f"{path} ({facts.architecture}) is not made of layers in a row: it runs on one machine only")
+    return found
 
 
 @dataclass(frozen=True, slots=True)

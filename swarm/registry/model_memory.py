@@ -267,13 +267,18 @@ def memory_needed(shape: ModelShape, load: Load) -> MemoryNeed:
 
 
 def _kv_bytes(shape: ModelShape, load: Load) -> int:
-    cells = _padded(load.context_tokens * load.slots)
+    cells = padded_cells(load)
     if shape.cache is None:
         growth = max(1.0, shape.params_b / ESTIMATED_KV_KNEE_B) ** ESTIMATED_KV_GROWTH
         per_token_f16 = round(ESTIMATED_KV_BYTES_PER_TOKEN_F16 * growth)
         return cells * per_token_f16 * _BLOCK_BYTES[load.cache_type] // _BLOCK_BYTES["f16"]
     cached = sum(_group_bytes(group, cells, load) for group in shape.cache.groups)
     return cached + shape.cache.state_bytes_per_slot * load.slots
+
+
+def padded_cells(load: Load) -> int:
+    """The cells of a cache for `load`."""
+    return _padded(load.context_tokens * load.slots)
 
 
 def _group_bytes(group: LayerGroup, cells: int, load: Load) -> int:
@@ -321,8 +326,32 @@ def _is_count(value: int) -> bool:
     return 0 <= value <= MAX_COUNT
 
 
+@dataclass(frozen=True, slots=True)
+class CachedLayer:
+    """What one layer keeps: keys and values of each token (`attention`), or a state of a fixed size for each slot."""
+
+    attention: LayerGroup | None = None
+    state_bytes_per_slot: int = 0
+
+    def size_bytes(self, load: Load) -> int:
+        attention = 0 if self.attention is None else _group_bytes(self.attention, padded_cells(load), load)
+        return attention + self.state_bytes_per_slot * load.slots
+
+
 def cache_shape(keys: ArchKeys) -> CacheShape | None:
     """What each layer caches, alike layers together; None where the metadata do not say enough."""
+    caches = layer_caches(keys)
+    if caches is None:
+        return None
+    alike = Counter(cache.attention for cache in caches if cache.attention is not None)
+    return CacheShape(
+        tuple(replace(group, layers=count) for group, count in alike.items()),
+        sum(cache.state_bytes_per_slot for cache in caches),
+    )
+
+
+def layer_caches(keys: ArchKeys) -> tuple[CachedLayer, ...] | None:
+    """What each layer caches, in order; None where the metadata do not say enough."""
     layers = keys.count("block_count")
     if not layers or layers > MAX_LAYERS:
         return None
@@ -340,17 +369,18 @@ def cache_shape(keys: ArchKeys) -> CacheShape | None:
         keys.count("attention.key_length_swa") or key_length,
         keys.count("attention.value_length_swa") or value_length,
     )
-    attends = _attends(keys, layers)
+    attends, state_bytes = _attends(keys, layers), _state_bytes(keys)
     shared = keys.count("attention.shared_kv_layers") or 0  # the last ones reuse the cache of earlier layers
-    groups: Counter[tuple[int, int, int, int | None]] = Counter()
+    caches: list[CachedLayer] = []
     for layer, slides in enumerate(_slides(keys, layers)):
-        if attends[layer] and kv_heads[layer] and layer < layers - shared:
+        if not attends[layer] or not kv_heads[layer]:
+            caches.append(CachedLayer(state_bytes_per_slot=state_bytes))
+        elif layer < layers - shared:
             lengths = narrow if slides else (key_length, value_length)
-            groups[(kv_heads[layer], *lengths, window_tokens if slides else None)] += 1
-    recurrent = sum(1 for layer in range(layers) if not attends[layer] or not kv_heads[layer])
-    return CacheShape(
-        tuple(LayerGroup(count, *group) for group, count in groups.items()), recurrent * _state_bytes(keys)
-    )
+            caches.append(CachedLayer(LayerGroup(1, kv_heads[layer], *lengths, window_tokens if slides else None)))
+        else:
+            caches.append(CachedLayer())
+    return tuple(caches)
 
 
 def _attends(keys: ArchKeys, layers: int) -> list[bool]:
