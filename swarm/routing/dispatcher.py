@@ -786,12 +786,13 @@ class Dispatcher:
         local_only: bool = False,
         upstream: bool = True,
         whole: bool = False,
+        resume: bool = True,
     ) -> AsyncGenerator[Delta | Finish, None]:
         """`choices` answers of the best replica in the `plan`; before the first event the next best may take over.
 
         A prompt too long for one replica goes to the next too: contexts differ. And so does one who would
         wait beyond `deadline`. Of a `whole` answer nothing is handed out before it is complete, so that the next best
-        may take over until then.
+        may take over until then. Another one goes on elsewhere where it may `resume`.
         """
 
         def rank_again() -> tuple[Replica, ...]:
@@ -801,7 +802,17 @@ class Dispatcher:
             return self._ranked(request, able, offers, plan.prefixes, choices)
 
         answer = SingleAnswer(
-            self._client, self._router, request, plan, rank_again, choices, deadline, on_served, whole, local_only
+            self._client,
+            self._router,
+            request,
+            plan,
+            rank_again,
+            choices,
+            deadline,
+            on_served,
+            whole,
+            stays=local_only,
+            resumes=resume,
         )
         return answer.events(self._demand)
 

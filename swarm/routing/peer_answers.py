@@ -11,7 +11,7 @@ from typing import Any, cast
 from pydantic import JsonValue, ValidationError
 
 from federation.client import PeerClient
-from federation.errors import PeerBrokeOff, PeerError
+from federation.errors import PeerBrokeOff, PeerError, PeerTimedOut, PeerUnreachable
 from federation.peer_response import PeerResponse
 from federation.printable_text import printable
 from federation.wire import GENERATE_PATH
@@ -23,6 +23,7 @@ from swarm.errors import (
     LenderLost,
     PeerFailed,
     PeerMalformed,
+    PeerSilent,
     PeerVanished,
     SwarmError,
     Unavailable,
@@ -262,6 +263,8 @@ def peer_failure(replica: Replica, error: PeerError) -> SwarmError:
         return Unavailable(f"{replica.node} is busy: {error}")
     if isinstance(error, PeerBrokeOff):
         return PeerVanished(replica.node, str(error))
+    if isinstance(error, PeerTimedOut | PeerUnreachable):
+        return PeerSilent(replica.node, str(error))
     return PeerFailed(replica.node, str(error))
 
 

@@ -81,6 +81,7 @@ class VoteOptions:
     on_loading: OnLoading = OnLoading.WAIT
     node: str | None = None  # the only one that may be asked, by its name or id
     repair: RepairRule | None = None  # of calls that are not quite JSON; None: as is usual where they come from
+    resume: bool = True  # whether a stream goes on elsewhere when its node is lost, where it would be the same there
 
     @property
     def explicit(self) -> bool:
@@ -97,6 +98,7 @@ class VoteOptions:
             on_loading=self.on_loading,
             node=self.node,
             repair=self.repair,
+            resume=self.resume,
         )
 
     @property

@@ -36,6 +36,7 @@ from swarm.routing.poison_pills import PoisonPills, RequestContent
 from swarm.routing.policy import Batch
 from swarm.routing.preference import RoutingReason
 from swarm.routing.replicas import Replica
+from swarm.routing.resumption import Resumption
 from swarm.routing.router import Router
 from swarm.routing.upstream import Upstreams
 from swarm.routing.utilities import UtilityCall, UtilityRoom, ask_peer, refuse_what_does_not_fit, run_here
@@ -50,7 +51,8 @@ IDLE_SEAT = "idle"  # in the place of a worker's name where a voter that gives w
 class Served:
     """Who answers a single request: why that one, and who was `tried` before it and failed.
 
-    `loaded_s` is how long the request waited for its model to be loaded on this node, None where it ran already.
+    `loaded_s` is how long the request waited for its model to be loaded on this node, None where it ran already, and
+    `resumed` how the answer came to go on there, where it had begun elsewhere.
     """
 
     voter: str
@@ -58,6 +60,7 @@ class Served:
     reason: RoutingReason = "only one"
     tried: tuple[str, ...] = ()
     loaded_s: float | None = None
+    resumed: Resumption | None = None
 
 
 OnServed = Callable[[Served], None]

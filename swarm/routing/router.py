@@ -39,6 +39,7 @@ from swarm.routing.poison_pills import PoisonPills
 from swarm.routing.preference import within_reason
 from swarm.routing.prefix import Prefixes
 from swarm.routing.replicas import CircuitState, Replica, ReplicaKey
+from swarm.routing.resumption import LEAST_REPLAY_S, Continuity
 from swarm.routing.rules import RoutingRules, ruled, unheard_of
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,16 @@ _WORSE: Mapping[CircuitState, int] = {"closed": 0, "half_open": 1, "open": 2}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailureLimits:
-    """How much failure is borne: of one place before its circuit opens, and of retries."""
+    """How much failure is borne: of one place before its circuit opens, of retries, and of an answer's pause.
+
+    `replay_s`: what a place has at least to make anew what a client has of an answer.
+    """
 
     to_open: int = FAILURES_TO_OPEN
     retry_share: float = RETRY_SHARE
     retry_floor: int = RETRY_FLOOR
     floor_per_s: float = FLOOR_PER_S
+    replay_s: float = LEAST_REPLAY_S
 
 
 DEFAULT_LIMITS = FailureLimits()
@@ -90,6 +95,14 @@ class RoutingListener(Protocol):
 
     def moved(self) -> None:
         """A request that waited for this node's workers left for a peer with an idle slot."""
+        ...
+
+    def resumed(self) -> None:
+        """A streamed answer goes on elsewhere from what its client has."""
+        ...
+
+    def not_resumed(self) -> None:
+        """A streamed answer that could be the same elsewhere ended by an error: nobody was there, or differed."""
         ...
 
 
@@ -146,6 +159,7 @@ class Router:
         self.conduct = Conduct()
         self.pills = PoisonPills(clock)
         self._budget = RetryBudget(clock, limits)
+        self._limits = limits
         self.listeners: list[RoutingListener] = []
         self.answer_listeners: list[AnswerListener] = []
 
@@ -269,6 +283,15 @@ class Router:
         overstated = tokens < usage.completion_tokens
         self.conduct.note(replica.node_id, answers=1, overstated=int(overstated))
         return usage.model_copy(update={"completion_tokens": tokens}) if overstated else usage
+
+    def continuity(self) -> Continuity:
+        """An answer that may go on elsewhere."""
+        return Continuity(self._limits.replay_s)
+
+    def replayed(self, replica: Replica, *, differs: bool) -> None:
+        """A peer made an answer anew that another had begun. Who is wrong where it `differs` is not known."""
+        if not replica.local:
+            self.conduct.note(replica.node_id, replays=1, differing=int(differs))
 
     def circuits(self) -> Mapping[str, CircuitState]:
         """The circuit of each node that failed a request; the worst of its models'. Closed for everybody else."""

@@ -1,14 +1,15 @@
 """One answer of one replica: before its first event the next best may take over, within the budget for retries.
 
-A request that waits for this node's own workers leaves them as soon as a peer would be done with it sooner
-(`waiting_room.py`).
+After it only one that says the same, from where the client is (`resumption.py`). A request that waits for this
+node's own workers leaves them as soon as a peer would be done with it sooner (`waiting_room.py`).
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -22,13 +23,21 @@ from swarm.errors import (
     Unavailable,
     UpstreamFailed,
 )
-from swarm.generation import Delta, Finish, GenerationRequest
+from swarm.generation import Delta, EventStream, Finish, GenerationRequest
 from swarm.routing.observations import Demand
 from swarm.routing.poison_pills import RequestContent
 from swarm.routing.policy import Plan
 from swarm.routing.preference import RoutingReason, by_preference, expected_tokens, is_warm, queued_behind, reason_for
 from swarm.routing.replica_client import OnServed, ReplicaClient, Served, held_back
 from swarm.routing.replicas import Replica, ReplicaKey
+from swarm.routing.resumption import (
+    AnswersDiffer,
+    Continuity,
+    ReplayFailed,
+    ReplayTooSlow,
+    Resumption,
+    says_the_same_again,
+)
 from swarm.routing.router import Router
 from swarm.routing.waiting_room import SoonerElsewhere
 
@@ -47,6 +56,8 @@ class SingleAnswer:
 
     That is a monotonic instant. They are ranked again after a failure, and, unless the request `stays`, while it waits
     for this node's own workers.
+    One that is given while it is made goes on elsewhere when its node is lost, if it `resumes` and can be told to be
+    the same there.
     Of a `whole` answer nothing is handed out before it is complete, so that the next best may take over until then.
     A request over which an engine ended, or two nodes vanished, is asked of nobody else.
     """
@@ -63,6 +74,7 @@ class SingleAnswer:
         on_served: OnServed,
         whole: bool = False,
         stays: bool = False,
+        resumes: bool = True,
     ) -> None:
         self._client = client
         self._router = router
@@ -79,6 +91,9 @@ class SingleAnswer:
         self._failed: set[ReplicaKey] = set()
         self._vanished = False  # one of those tried, with the request
         self._reason: RoutingReason = "only one"
+        self._asked: Served | None = None
+        lasts = resumes and choices == 1 and not (whole or stays) and says_the_same_again(request)
+        self._story = router.continuity() if lasts else None
 
     async def events(self, demand: Demand) -> AsyncGenerator[Delta | Finish, None]:
         """The events of whoever answers. Raises the last failure, or what says that no more are tried."""
@@ -103,17 +118,45 @@ class SingleAnswer:
                     chosen = (sooner.peer.key, replica.key)
                     others = [other for other in self._ranked_again(left) if other.key not in chosen]
                     left = [sooner.peer, replica, *others]
+                except ReplayFailed as failed:
+                    left = self._next_after(replica, failed, left)
                 except EngineDied:
                     self._report_failed(replica)
                     raise
                 except FAILING_OVER as error:
+                    if self._story is not None and self._story.finished:
+                        log.info("%s broke off after the end of its answer: %s", replica.node, error)
+                        return
                     if isinstance(error, FAILED_THERE):
                         self._report_failed(replica)
                     self._count_vanishing(replica, error)
-                    if begun or not left:
+                    if begun:
+                        left = self._next_after(replica, error, left)
+                        continue
+                    if not left:
                         raise
                     self._fail_over(replica, error)
                     left = self._ranked_again(left)
+
+    def _next_after(self, replica: Replica, failure: SwarmError | ReplayFailed, left: list[Replica]) -> list[Replica]:
+        """Who may go on with what the client has a part of, now that `replica` cannot. Raises where nobody may."""
+        story = self._story
+        if isinstance(failure, ReplayFailed):
+            assert story is not None
+            self._router.replayed(replica, differs=isinstance(failure, AnswersDiffer))
+            story.cannot(replica, failure.why)
+        elif story is None:
+            raise failure
+        else:
+            story.lost(replica, failure)
+        self._failed.add(replica.key)
+        left = self._ranked_again(left)
+        if not left:
+            for listener in self._router.listeners:
+                listener.not_resumed()
+            raise story.ended from failure
+        self._fail_over(replica, story.ended)
+        return left
 
     def _count_vanishing(self, replica: Replica, error: SwarmError) -> None:
         """Raises EngineDied for the second node: whatever others answered to the same words meanwhile."""
@@ -125,14 +168,22 @@ class SingleAnswer:
 
     def _ranked(self) -> list[Replica]:
         """Who may be asked, best first; none that has failed this request."""
-        return [replica for replica in self._rank_again() if replica.key not in self._failed]
+        return self._able_of(self._rank_again())
+
+    def _able_of(self, replicas: Iterable[Replica]) -> list[Replica]:
+        story = self._story
+        return [
+            replica
+            for replica in replicas
+            if replica.key not in self._failed and (story is None or story.may_take_over(replica))
+        ]
 
     def _ranked_again(self, left: list[Replica]) -> list[Replica]:
         """As things stand by now; as they stood, where nobody could be asked otherwise."""
         try:
-            return self._ranked() or left
+            return self._ranked() or self._able_of(left)
         except SwarmError:  # whoever served the model is gone
-            return left
+            return self._able_of(left)
 
     def _sooner(self, ahead: int) -> Replica | None:
         """The peer that would be asked if the request, with `ahead` others before it in this node's queue, came now."""
@@ -148,7 +199,51 @@ class SingleAnswer:
 
     def _from(self, replica: Replica) -> AsyncGenerator[Delta | Finish, None]:
         events = self._measured(replica)
+        if self._story is not None:
+            return self._unseen(self._story, replica, events)
         return held_back(events) if self._whole else events
+
+    async def _unseen(self, story: Continuity, replica: Replica, events: EventStream) -> EventStream:
+        """What of the events the client has not: all of them, until a node was lost. Raises ReplayFailed."""
+        async with aclosing(events):
+            while True:
+                left_s = story.left_s(time.monotonic())
+                event = await (anext(events, None) if left_s is None else self._within(left_s, story, events))
+                if event is None:
+                    return
+                before = story.resumption
+                new = story.new_in(event, replica, time.monotonic())
+                if story.resumption is not before:
+                    self._report_resumed(replica, story.resumption)
+                if new is not None:
+                    yield new
+
+    async def _within(self, left_s: float, story: Continuity, events: EventStream) -> Delta | Finish | None:
+        limit = asyncio.timeout(left_s)
+        try:
+            async with limit:
+                return await anext(events, None)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise ReplayTooSlow(story.limit_s) from None
+
+    def _report_resumed(self, replica: Replica, resumption: Resumption | None) -> None:
+        if resumption is None:
+            return
+        self._router.replayed(replica, differs=False)
+        if self._asked is not None:
+            self._on_served(replace(self._asked, resumed=resumption))
+        gap_ms = round(resumption.gap_s * 1000)
+        log.info(
+            "%s goes on with what %s had begun, from character %d: a gap of %d ms",
+            resumption.to,
+            resumption.lost,
+            resumption.at_chars,
+            gap_ms,
+        )
+        for listener in self._router.listeners:
+            listener.resumed()
 
     def _report_followed(self, first: Replica) -> None:
         if is_warm(first, self._choices):
@@ -167,7 +262,8 @@ class SingleAnswer:
         self._reason = "next best"
 
     def _served(self, served: Served) -> None:
-        self._on_served(replace(served, reason=self._reason, tried=tuple(self._tried[:MAX_NAMED])))
+        self._asked = replace(served, reason=self._reason, tried=tuple(self._tried[:MAX_NAMED]))
+        self._on_served(self._asked)
 
     async def _measured(self, replica: Replica) -> AsyncGenerator[Delta | Finish, None]:
         """The events of `replica`, whose speed is noted, and that it has answered this conversation."""

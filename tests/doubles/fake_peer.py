@@ -35,6 +35,8 @@ class FakePeer:
         tokens_per_s: float | None = None,
         host: str = "127.0.0.1",
         state: Handler | None = None,
+        fingerprint: str | None = None,
+        engine: str | None = None,
     ) -> None:
         self._state = state
         self.pieces: Sequence[Piece] = pieces
@@ -54,6 +56,8 @@ class FakePeer:
                     slots_free=slots,
                     params=params,
                     tokens_per_s=tokens_per_s,
+                    fingerprint=fingerprint,
+                    engine=engine,
                     capabilities=Capabilities(embeddings=True),
                 ),
             ),

@@ -28,6 +28,7 @@ from swarm.errors import (
     EngineDied,
     LenderLost,
     PeerFailed,
+    PeerSilent,
     PeerVanished,
     SwarmError,
     Unavailable,
@@ -185,8 +186,8 @@ def test_an_engine_that_died_is_told_from_one_node_to_the_next(left: int | None)
     [
         (PeerBrokeOff("broke off"), PeerVanished),
         (PeerRefused("nobody listens"), PeerFailed),
-        (PeerTimedOut("late"), PeerFailed),
-        (PeerUnreachable("no route"), PeerFailed),
+        (PeerTimedOut("late"), PeerSilent),
+        (PeerUnreachable("no route"), PeerSilent),
         (PeerUntrusted("a stranger"), PeerFailed),
         (PeerProtocolError("rubbish"), PeerFailed),
         (PeerStatusError("answered 500", 500), PeerFailed),

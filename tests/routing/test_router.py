@@ -43,6 +43,12 @@ class Heard:
     def moved(self) -> None:
         self.of["moved"] += 1
 
+    def resumed(self) -> None:
+        self.of["resumed"] += 1
+
+    def not_resumed(self) -> None:
+        self.of["not resumed"] += 1
+
 
 class Asked:
     """A router, with what it reported of peers."""

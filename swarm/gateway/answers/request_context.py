@@ -36,6 +36,7 @@ from swarm.routing.ballot_box import BallotResult, Begun
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.policy import Plan, VoteOptions
 from swarm.routing.replica_client import Served
+from swarm.routing.resumption import Resumption
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ class RequestContext:
             asked.local_only,
             asked.options.upstream,
             whole=not asked.stream,
+            resume=asked.options.resume,
         )
 
     def _on_served(self, served: Served) -> None:
@@ -289,6 +291,8 @@ class RequestContext:
                 routed["node_id"] = asked.node_id
                 routed["content"] = content_keys(asked.sha256, asked.fingerprint, asked.model_there)[0]
             told["routed"] = routed
+            if served.resumed is not None:
+                told["resumed"] = resumed_object(served.resumed)
         return told | self._loaded() | breaks
 
     def standing(self, standing: BallotStanding) -> JsonObject:
@@ -328,6 +332,17 @@ def about_prompt_tokens(request: GenerationRequest) -> int:
     words = sum(len(text.encode(errors="replace")) for _, text in spoken_turns(request))
     tools = len(compact([tool.model_dump(mode="json") for tool in request.tools])) if request.tools else 0
     return max(1, (words + tools) // BYTES_A_TOKEN)
+
+
+def resumed_object(resumption: Resumption) -> JsonObject:
+    """How an answer came to go on elsewhere, as the `swarm` object tells it."""
+    return {
+        "from": resumption.lost,
+        "to": resumption.to,
+        "at_chars": resumption.at_chars,
+        "gap_ms": round(resumption.gap_s * 1000),
+        "how": resumption.how,
+    }
 
 
 def confirmed(outcome: BallotResult) -> bool | None:

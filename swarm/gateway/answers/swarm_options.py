@@ -166,6 +166,13 @@ class SwarmOptions(KnownFields):
             "off: they are given as they come. Left out: safe for what upstreams answer, else off"
         ),
     ] = None
+    resume: Annotated[
+        bool,
+        Field(
+            description="false: a stream whose node is lost ends by an error. Else it goes on from what was sent, "
+            "where temperature is 0 or there is a seed, and another node has the same model and computes alike"
+        ),
+    ] = True
 
     @field_validator("votes")
     @classmethod
@@ -252,6 +259,7 @@ class SwarmOptions(KnownFields):
             on_loading=self.on_loading,
             node=self.node,
             repair=self.repair,
+            resume=self.resume,
         )
 
 

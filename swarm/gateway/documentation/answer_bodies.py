@@ -66,6 +66,20 @@ class SwarmRoute(BaseModel):
     ] = None
 
 
+class SwarmResumed(BaseModel):
+    """A streamed answer whose node was lost, and that went on elsewhere."""
+
+    from_: Annotated[str, Field(alias="from", description="The node that was lost")]
+    to: Annotated[str, Field(description="The node that went on")]
+    at_chars: Annotated[
+        int, Field(description="Characters of text, thoughts and calls that the client had; none came twice")
+    ]
+    gap_ms: Annotated[int, Field(description="Milliseconds from the last piece before to the first one after it")]
+    how: Annotated[
+        Literal["replay"], Field(description="replay: made anew from its beginning, and held against what was sent")
+    ]
+
+
 class SwarmLoaded(BaseModel):
     """The model that was loaded for the request."""
 
@@ -146,6 +160,9 @@ class SwarmReport(BaseModel):
         list[SwarmLeftOut] | None, Field(description="Models that could answer and had no seat, and why")
     ] = None
     routed: Annotated[SwarmRoute | None, Field(description="Single answers: who was asked, and why")] = None
+    resumed: Annotated[
+        SwarmResumed | None, Field(description="Streamed single answers: how it went on after its node was lost")
+    ] = None
     loaded: Annotated[
         SwarmLoaded | None, Field(description="What was loaded for this request; left out where it ran already")
     ] = None

@@ -94,6 +94,12 @@ class Metrics:
         self._moved = Counter(
             "swarm_requests_moved", "Requests that left this node's queue for an idle peer", registry=self.registry
         )
+        self._resumed = Counter(
+            "swarm_streams_resumed",
+            "Streamed answers whose node was lost: gone on with elsewhere, or ended by an error although they could be",
+            ["went_on"],
+            registry=self.registry,
+        )
         self._loads = Counter(
             "swarm_model_loads", "Loads of models, by how they ended: ready or failed", ["to"], registry=self.registry
         )
@@ -190,6 +196,14 @@ class Metrics:
     def moved(self) -> None:
         """A request left this node's queue for an idle peer."""
         self._moved.inc()
+
+    def resumed(self) -> None:
+        """A streamed answer goes on elsewhere."""
+        self._resumed.labels("yes").inc()
+
+    def not_resumed(self) -> None:
+        """A streamed answer could not go on elsewhere."""
+        self._resumed.labels("no").inc()
 
     def lived(self, event: LifeEvent) -> None:
         """One of this node's models comes or goes."""

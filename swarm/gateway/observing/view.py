@@ -89,7 +89,8 @@ class ConductEntry:
     """How a peer has behaved towards this node, in counts of answers.
 
     `malformed` were none, `overstated` named impossible token counts. Of `votes` that others settled it was against
-    `dissent`. Of `paced` answers the speed was measured; `refuted` were far slower than the peer claims to be.
+    `dissent`. Of `paced` answers the speed was measured; `refuted` were far slower than the peer claims to be. Of
+    `replays`, answers that others had begun, `differing` came out otherwise.
     """
 
     answers: int = 0
@@ -99,6 +100,8 @@ class ConductEntry:
     dissent: int = 0
     paced: int = 0
     refuted: int = 0
+    replays: int = 0
+    differing: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

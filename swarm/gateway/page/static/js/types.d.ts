@@ -78,7 +78,7 @@ export interface FederationView {
     slots_free: number;
     source: string;
     circuit: string;
-    conduct: { answers: number; malformed: number; overstated: number; votes: number; dissent: number; paced: number; refuted: number };
+    conduct: { answers: number; malformed: number; overstated: number; votes: number; dissent: number; paced: number; refuted: number; replays: number; differing: number };
     problems: string[];
     engines: Record<string, string>;
     /** Of its models those that lie on several machines, and which these are. */
