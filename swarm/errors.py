@@ -27,7 +27,7 @@ SwarmError
 │   ├── PeerMalformed       what it sent does not follow the protocol (502)
 │   ├── PeerVanished        its connection broke off after it had taken the request (502)
 │   ├── PeerSilent          nothing comes from it any more: frozen, or cut off (502)
-│   └── PeerLeft            it had said goodbye, and broke off what was not done by then (502)
+│   └── PeerDeparted        it had said goodbye, and broke off what was not done by then (502)
 ├── UpstreamFailed          the configured upstream did not answer as agreed (502)
 │   └── UpstreamRefused     the upstream answered with an error of its own (its status)
 └── SetupError              this node cannot start as asked (exit code 2)
@@ -275,7 +275,7 @@ class PeerSilent(PeerFailed):
     """A peer took the request, and nothing comes from it, no heartbeat either: frozen, or out of reach."""
 
 
-class PeerLeft(PeerFailed):
+class PeerDeparted(PeerFailed):
     """A peer that had said goodbye broke off what it had not done by then."""
 
 

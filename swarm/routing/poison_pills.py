@@ -24,7 +24,7 @@ from hashlib import sha256
 from typing import Any, TypeVar
 
 from swarm.engines.openai_dialect import request_body
-from swarm.errors import EngineDied, PeerLeft, PeerVanished
+from swarm.errors import EngineDied, PeerDeparted, PeerVanished
 from swarm.generation import SEED_MASK, GenerationRequest
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class PoisonPills:
             raise
         except PeerVanished as error:
             if not is_there():
-                raise PeerLeft(node, "left while it had the request") from error
+                raise PeerDeparted(node, "left while it had the request") from error
             if self.vanished(content, node_id):
                 raise self.second_vanishing(content, node, error) from error
             raise

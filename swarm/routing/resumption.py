@@ -24,7 +24,7 @@ from swarm.errors import (
     DeadlineExceeded,
     EngineFailed,
     PeerFailed,
-    PeerLeft,
+    PeerDeparted,
     PeerSilent,
     PeerVanished,
     SwarmError,
@@ -36,12 +36,12 @@ from swarm.routing.replicas import Content, Replica
 # The node, or what it computed with, is gone, and nothing says that the request ended it. A vanished peer may be its
 # victim: it is counted (`poison_pills.py`), and the second one ends the answer. An engine that failed because another
 # machine left it belongs here; one that ended by itself (EngineDied) never does.
-GONE_FROM_UNDER_IT: Final[tuple[type[SwarmError], ...]] = (PeerVanished, PeerSilent, PeerLeft, Unavailable)
+GONE_FROM_UNDER_IT: Final[tuple[type[SwarmError], ...]] = (PeerVanished, PeerSilent, PeerDeparted, Unavailable)
 
 REPLAY_TIMES: Final = 4  # as long as the shown part took: a slower machine, or one with more company
 LEAST_REPLAY_S: Final = 10.0  # what a short answer gets all the same
 
-Piece = tuple[str, int]  # what of an answer grows: its text, its thoughts, the name or arguments of call number N
+GrowingPart = tuple[str, int]  # what of an answer grows: its text, its thoughts, the name or arguments of call number N
 
 
 class ReplayFailed(Exception):
@@ -143,7 +143,7 @@ class Replay:
     """
 
     def __init__(self, shown: Sequence[Delta]) -> None:
-        parts: defaultdict[Piece, list[str]] = defaultdict(list)
+        parts: defaultdict[GrowingPart, list[str]] = defaultdict(list)
         self._tokens: list[JsonValue] = []  # of the log-probabilities
         for delta in shown:
             for piece, text in pieces_of(delta):
@@ -151,7 +151,7 @@ class Replay:
             self._tokens += [entry_token(entry) for entry in entries_of(delta.logprobs)]
         self._shown = {piece: "".join(texts) for piece, texts in parts.items()}
         self._calls = {call.index for delta in shown for call in delta.tool_calls}
-        self._at: defaultdict[Piece, int] = defaultdict(int)
+        self._at: defaultdict[GrowingPart, int] = defaultdict(int)
         self._tokens_at = 0
         self.at_chars = sum(map(len, self._shown.values()))
         self._left = self.at_chars + len(self._tokens)
@@ -177,7 +177,7 @@ class Replay:
             raise self._difference()
         return replace(event, text=text, reasoning=reasoning, tool_calls=calls, logprobs=logprobs)
 
-    def _rest(self, piece: Piece, text: str) -> str:
+    def _rest(self, piece: GrowingPart, text: str) -> str:
         """What of `text` is beyond what was shown of that piece."""
         shown, at = self._shown.get(piece, ""), self._at[piece]
         known = shown[at : at + len(text)]
@@ -211,7 +211,7 @@ class Replay:
         return AnswersDiffer(sum(min(self._at[piece], len(shown)) for piece, shown in self._shown.items()))
 
 
-def pieces_of(delta: Delta) -> Iterator[tuple[Piece, str]]:
+def pieces_of(delta: Delta) -> Iterator[tuple[GrowingPart, str]]:
     """Everything that a step added to, and what it added."""
     yield ("text", 0), delta.text
     yield ("reasoning", 0), delta.reasoning

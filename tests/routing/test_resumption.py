@@ -17,7 +17,7 @@ from swarm.errors import (
     DeadlineExceeded,
     EngineFailed,
     PeerFailed,
-    PeerLeft,
+    PeerDeparted,
     PeerMalformed,
     PeerSilent,
     PeerVanished,
@@ -207,7 +207,8 @@ def begun(*texts: str, at_s: float = 0.0) -> Continuity:
 
 
 @pytest.mark.parametrize(
-    "failure", [PeerVanished("attic", "x"), PeerSilent("attic", "x"), PeerLeft("attic", "x"), Unavailable("it leaves")]
+    "failure",
+    [PeerVanished("attic", "x"), PeerSilent("attic", "x"), PeerDeparted("attic", "x"), Unavailable("it leaves")],
 )
 def test_a_node_that_is_gone_is_succeeded_by_one_that_computes_alike(failure: SwarmError) -> None:
     story = begun("one ", "two ")
