@@ -22,8 +22,7 @@ from pydantic import JsonValue
 
 from swarm.errors import (
     DeadlineExceeded,
-    EngineFailed,
-    PeerFailed,
+    LenderLost,
     PeerDeparted,
     PeerSilent,
     PeerVanished,
@@ -33,15 +32,21 @@ from swarm.errors import (
 from swarm.generation import Delta, Finish, GenerationRequest, ToolCallDelta, is_greedy
 from swarm.routing.replicas import Content, Replica
 
-# The node, or what it computed with, is gone, and nothing says that the request ended it. A vanished peer may be its
-# victim: it is counted (`poison_pills.py`), and the second one ends the answer. An engine that failed because another
-# machine left it belongs here; one that ended by itself (EngineDied) never does.
-GONE_FROM_UNDER_IT: Final[tuple[type[SwarmError], ...]] = (PeerVanished, PeerSilent, PeerDeparted, Unavailable)
+# The node, or a machine with a part of the model, is gone, and nothing says that the request ended it. A peer that
+# vanished may be its victim: it is counted (`poison_pills.py`), and the second one ends the answer. An engine that
+# ended by itself (EngineDied) is never gone on from.
+GONE_FROM_UNDER_IT: Final[tuple[type[SwarmError], ...]] = (
+    PeerVanished,
+    PeerSilent,
+    PeerDeparted,
+    LenderLost,
+    Unavailable,
+)
 
 REPLAY_TIMES: Final = 4  # as long as the shown part took: a slower machine, or one with more company
 LEAST_REPLAY_S: Final = 10.0  # what a short answer gets all the same
 
-GrowingPart = tuple[str, int]  # what of an answer grows: its text, its thoughts, the name or arguments of call number N
+GrowingPart = tuple[str, int]  # of an answer: its text, its thoughts, the name or the arguments of call number N
 
 
 class ReplayFailed(Exception):
@@ -102,10 +107,9 @@ def not_resumed(failure: SwarmError, tries: Sequence[str]) -> SwarmError:
     """`failure`, by which an answer broke off, with what became of the `tries` to go on with it."""
     if not tries:
         return failure
-    words = f"{failure}; it could not go on elsewhere: {'; '.join(tries)}"
-    if isinstance(failure, PeerFailed):
-        return PeerFailed(failure.peer, words.removeprefix(f"peer {failure.peer}: "))
-    return EngineFailed(words)
+    again = type(failure).__new__(type(failure), f"{failure}; it could not go on elsewhere: {'; '.join(tries)}")
+    again.__dict__.update(failure.__dict__)
+    return again
 
 
 class ShownAnswer:

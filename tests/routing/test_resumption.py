@@ -15,9 +15,11 @@ from swarm.engines.assembly import AnswerBuilder
 from swarm.errors import (
     BadRequest,
     DeadlineExceeded,
+    EngineDied,
     EngineFailed,
-    PeerFailed,
+    LenderLost,
     PeerDeparted,
+    PeerFailed,
     PeerMalformed,
     PeerSilent,
     PeerVanished,
@@ -232,6 +234,7 @@ def test_a_node_that_is_gone_is_succeeded_by_one_that_computes_alike(failure: Sw
         PeerFailed("attic", "x"),
         PeerMalformed("attic", "x"),
         EngineFailed("x"),
+        EngineDied("x"),
         BadRequest("x"),
         DeadlineExceeded("x"),
     ],
@@ -275,6 +278,9 @@ def test_the_error_of_the_loss_stays_what_it_was() -> None:
     lost = PeerVanished("attic", "broke off")
     assert not_resumed(lost, []) is lost
     told = not_resumed(lost, ["kitchen answers otherwise from character 4 on"])
-    assert isinstance(told, PeerFailed)
+    assert isinstance(told, PeerVanished)
+    assert told.peer == "attic"
     assert str(told).startswith("peer attic: broke off; it could not go on elsewhere: kitchen answers otherwise")
-    assert isinstance(not_resumed(EngineFailed("a lender left"), ["x"]), EngineFailed)
+    left = not_resumed(LenderLost("cellar", "cellar is gone", 9), ["x"])
+    assert isinstance(left, LenderLost)
+    assert (left.lender, left.retry_after_s) == ("cellar", 9)
