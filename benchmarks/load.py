@@ -70,12 +70,12 @@ class Streamed:
     completion_tokens: int
 
 
-class _Exchange(asyncio.Protocol):
+class Exchange(asyncio.Protocol):
     """One request on one connection, which the server closes."""
 
     def __init__(self, request: bytes) -> None:
         self._request = request
-        self._parts: list[bytes] = []
+        self.pieces: list[tuple[float, bytes]] = []  # as they were read, and when
         self._tail = b""
         self._first_content: float | None = None
         self._last = 0.0
@@ -91,7 +91,7 @@ class _Exchange(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._last = time.perf_counter()
         self.spoken.set()
-        self._parts.append(data)
+        self.pieces.append((self._last, data))
         if self._first_content is None:
             self._tail = self._tail[-16:] + data
             if CONTENT.search(self._tail):
@@ -105,21 +105,22 @@ class _Exchange(asyncio.Protocol):
         if exc is not None:
             self.done.set_exception(exc)
         else:
-            self.done.set_result(Reply(self.sent, self._first_content, self._last, b"".join(self._parts)))
+            raw = b"".join(piece for _, piece in self.pieces)
+            self.done.set_result(Reply(self.sent, self._first_content, self._last, raw))
 
 
-def _exchange(endpoint: Endpoint, path: str, body: Json) -> _Exchange:
+def _exchange(endpoint: Endpoint, path: str, body: Json) -> Exchange:
     payload = json.dumps(body).encode()
     key = f"Authorization: Bearer {endpoint.key}\r\n" if endpoint.key else ""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: {endpoint.host}:{endpoint.port}\r\n{key}Content-Type: application/json\r\n"
         f"Content-Length: {len(payload)}\r\nConnection: close\r\n\r\n"
     )
-    return _Exchange(head.encode() + payload)
+    return Exchange(head.encode() + payload)
 
 
 @asynccontextmanager
-async def opened(endpoint: Endpoint, path: str, body: Json) -> AsyncGenerator[_Exchange]:
+async def opened(endpoint: Endpoint, path: str, body: Json) -> AsyncGenerator[Exchange]:
     """`body` sent on a connection of its own, which is closed with the block; the clock starts before it is opened."""
     exchange = _exchange(endpoint, path, body)
     exchange.sent = time.perf_counter()

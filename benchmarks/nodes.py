@@ -214,3 +214,22 @@ def command_line_node(*options: str) -> Generator[CommandLineNode]:
         finally:
             child.terminate()
             _end(child)
+
+
+@contextmanager
+def token_peer(data_dir: Path) -> Generator[tuple[str, psutil.Process]]:
+    """A node whose tokens cost next to nothing (`token_peer.py`): where it listens, and its process."""
+    with tempfile.TemporaryFile("w+") as errors:
+        fields = {"engine": "echo", "host": "127.0.0.1", "port": 0, "name": "peer", "federation": True}
+        fields |= {"data_dir": str(data_dir), "workers": 4}
+        child = _spawn(["-m", "benchmarks.token_peer", json.dumps(fields)], errors)
+        try:
+            port = json.loads(_first_line(child, "{")[-1])["port"]
+            yield f"127.0.0.1:{port}", psutil.Process(child.pid)
+        except RunError as error:
+            error.add_note(said(errors))
+            raise
+        finally:
+            assert child.stdin is not None
+            child.stdin.close()
+            _end(child)

@@ -235,7 +235,12 @@ class Candidate(Frozen):
     def size_bytes(self) -> int:
         """The bytes of everything that was written: text, reasoning and tool calls."""
         calls = (call.name + call.arguments for call in self.tool_calls)
-        return sum(len(part.encode(errors="replace")) for part in (self.text, self.reasoning, *calls))
+        return sum(map(_size_bytes, (self.text, self.reasoning, *calls)))
+
+
+def _size_bytes(text: str) -> int:
+    """As UTF-8; what is never valid there counts as a question mark. Asked of every token, most of which are ASCII."""
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +266,10 @@ class Delta:
     @property
     def size_bytes(self) -> int:
         """The bytes that this step wrote."""
-        calls = ((call.name or "") + call.arguments for call in self.tool_calls)
-        return sum(len(part.encode(errors="replace")) for part in (self.text, self.reasoning, *calls))
+        size = _size_bytes(self.text) + _size_bytes(self.reasoning)
+        for call in self.tool_calls:
+            size += _size_bytes(call.name or "") + _size_bytes(call.arguments)
+        return size
 
 
 @dataclass(frozen=True, slots=True)

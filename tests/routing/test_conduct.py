@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.consensus.options import Strategy
 from swarm.consensus.question import Question
 from swarm.consensus.verdict import Verdict, decide
-from swarm.generation import Candidate, GenerationRequest, Usage
+from swarm.generation import Candidate, Delta, GenerationRequest, ToolCall, ToolCallDelta, Usage
 from swarm.routing.observations import (
     MAX_COUNT,
     MAX_PEERS_COUNTED,
@@ -148,3 +148,17 @@ def test_a_size_that_is_not_that_of_the_name_is_a_lie_and_a_rounded_one_is_none(
 def test_the_bytes_of_an_answer_are_all_that_was_written() -> None:
     written = Candidate(voter="a", text="é", reasoning="ab", usage=Usage(completion_tokens=1))
     assert written.size_bytes == 4
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=())), min_size=4, max_size=4))
+@settings(deadline=None)
+def test_the_bytes_of_a_step_are_those_of_its_utf_8_whatever_a_model_writes(texts: list[str]) -> None:
+    text, reasoning, name, arguments = texts
+    whole_bytes = sum(len(each.encode(errors="replace")) for each in texts)
+    step = Delta(0, text, reasoning, (ToolCallDelta(0, "id", name, arguments),))
+    written = Candidate(
+        voter="a", text=text, reasoning=reasoning, tool_calls=(ToolCall(id="", name=name, arguments=arguments),)
+    )
+    assert (step.size_bytes, written.size_bytes) == (whole_bytes, whole_bytes)
+    later = Delta(0, tool_calls=(ToolCallDelta(0, None, None, arguments),))
+    assert later.size_bytes == len(arguments.encode(errors="replace"))

@@ -146,16 +146,19 @@ class RequestContext:
 
     def note(self, event: Delta | Finish) -> None:
         """An event of an answer that a client is given."""
-        if not self._made and isinstance(self.asked.form, TimedForm):
-            self.asked.form.first()
-        made = self._made.setdefault(event.choice, MadeSoFar())
+        made = self._made.get(event.choice)
+        if made is None:
+            if not self._made and isinstance(self.asked.form, TimedForm):
+                self.asked.form.first()
+            made = self._made[event.choice] = MadeSoFar()
         if isinstance(event, Finish):
             made.tokens = event.usage.completion_tokens
             made.prompt_tokens = event.usage.prompt_tokens
         else:
             made.steps += 1
             made.size_bytes += event.size_bytes
-        self._work.tokens = sum(each.about() for each in self._made.values())
+        one = len(self._made) == 1
+        self._work.tokens = made.about() if one else sum(each.about() for each in self._made.values())
 
     @contextmanager
     def counted_if_cut(self) -> Generator[None]:
