@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from federation.advertisement import Capabilities
-from swarm.errors import BadRequest, ContextExceeded
+from swarm.errors import BadRequest, ContextExceeded, LenderLost
 from swarm.generation import EventStream, GenerationRequest, JsonObject, Prompt, has_images, texts_of
 from swarm.registry.model_memory import CacheType
 
@@ -218,6 +218,16 @@ class TellsSlots(Protocol):
 
     async def slot_states(self) -> Sequence[JsonObject]:
         """One object for each slot under llama.cpp's names, in order: numbers and switches, and never a text."""
+        ...
+
+
+@runtime_checkable
+class OverLenders(Protocol):
+    """An engine of whose model other machines compute parts."""
+
+    @property
+    def lost(self) -> LenderLost | None:
+        """Which of them is gone, and how: the engine has broken because of it, or is about to. None while all work."""
         ...
 
 

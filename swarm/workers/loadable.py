@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +23,17 @@ NO_BYTES: Bytes = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class LoadOption:
-    """One way to load a model: `slots` answers at once of `context_tokens` each, for which it takes `need`."""
+    """One way to load a model: `slots` answers at once of `context_tokens` each, for which it takes `need`.
+
+    `nodes` are the names of all machines that are to compute it together, this one first, which takes `need`; empty:
+    this one alone does. `waits`: others are to compute a part, and cannot be had now.
+    """
 
     context_tokens: int
     slots: int
     need: Bytes
+    nodes: tuple[str, ...] = ()
+    waits: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +45,10 @@ class Loadable:
     names people know it, `facts` what its `format` of files says; `template` is the file of its chat template where it
     has one of its own, `modified_s` when its file was last changed (Unix time). One that is not `listed` is loaded when
     asked for by name, and shown to clients only while it runs. `build` of the `engine` loads it, None where that is not
-    told. `ttl_s` None: it stays until its memory is wanted. `nodes` as of a `ModelState`: as it would be loaded now.
+    told. `ttl_s` None: it stays until its memory is wanted.
+
+    `rest` waits for so many seconds before a load is tried again: less, where what it lacked is there sooner. `hint`
+    says what else could be done where there is no room for it here.
     """
 
     model_id: str
@@ -61,7 +71,8 @@ class Loadable:
     facts: GgufFacts | None = None
     template: Path | None = None
     modified_s: float | None = None
-    nodes: tuple[str, ...] = ()
+    rest: Callable[[float], Awaitable[None]] = asyncio.sleep
+    hint: Callable[[], str] = str
 
     @property
     def context_tokens(self) -> int:

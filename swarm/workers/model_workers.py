@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from federation.tasks import cancel_and_wait, report_crash
-from swarm.engines.engine import Capabilities, Computation, Engine
-from swarm.errors import SwarmError, Unavailable
+from swarm.engines.engine import Capabilities, Computation, Engine, OverLenders
+from swarm.errors import LenderLost, SwarmError, Unavailable
 from swarm.moving_mean import RecentRate, moving_mean
 from swarm.workers.life import Phase
 from swarm.workers.slots import (
@@ -244,6 +244,7 @@ class ModelWorkers:
         self._clock = clock
         self._run: _Run | None = None
         self._problem: str | None = None
+        self._waits_elsewhere = False  # another machine broke it, or is missing, which says nothing of its file
         self._backoff = BackOff()
         self._next_start: float | None = None  # an instant of the clock; None while it runs or is being loaded
         self._tokens_per_s: float | None = None
@@ -385,7 +386,7 @@ class ModelWorkers:
         wait_s = None if self._next_start is None else self._next_start - self._clock()
         again = "it is being loaded again" if wait_s is None else f"it is loaded again in {max(wait_s, 0):.0f} s"
         suspect = ""
-        if self._backoff.suspect:
+        if self._backoff.suspect and not self._waits_elsewhere:
             suspect = (
                 f"; it broke {self._backoff.in_a_row} times in a row, so its file is suspect: see this node's log, and "
                 "`swarm doctor`"
@@ -414,6 +415,7 @@ class ModelWorkers:
     async def _reload_when_broken(self) -> None:
         while True:
             problem = await self._broken()
+            self._waits_elsewhere = isinstance(self._engine, OverLenders) and self._engine.lost is not None
             wait_s = self._until_its_turn()  # before anybody is told of the break: they are told this, too
             self._stop(problem)
             self._report(problem)
@@ -423,7 +425,7 @@ class ModelWorkers:
                 try:
                     await self._start()
                 except (SwarmError, OSError) as error:
-                    self._problem = str(error)
+                    self._problem, self._waits_elsewhere = str(error), isinstance(error, LenderLost)
                     wait_s = self._until_its_turn()
             log.warning("engine %s: is loaded again", self._engine.model_id)
             self._report(None)
@@ -450,7 +452,7 @@ class ModelWorkers:
 
     async def _wait_for_its_turn(self, wait_s: float) -> None:
         log.log(
-            logging.ERROR if self._backoff.suspect else logging.WARNING,
+            logging.ERROR if self._backoff.suspect and not self._waits_elsewhere else logging.WARNING,
             "engine %s: %s: loading it again in %.0f s",
             self._engine.model_id,
             self._problem,

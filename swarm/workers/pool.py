@@ -20,7 +20,15 @@ from typing import Protocol
 
 from federation.tasks import cancel_and_wait, report_crash, tell_each
 from swarm.engines.engine import Engine
-from swarm.errors import DeadlineExceeded, EngineFailed, SwarmError, Unavailable, UnknownArchitecture, UnknownModel
+from swarm.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    LenderLost,
+    SwarmError,
+    Unavailable,
+    UnknownArchitecture,
+    UnknownModel,
+)
 from swarm.workers.held_model import HeldModel, Use
 from swarm.workers.ledger import (
     Bytes,
@@ -239,7 +247,7 @@ class WorkerPool:
                 tokens_per_s=None,
                 problem=None,
                 waiting=0 if wish is None else len(wish.waiters),
-                nodes=model.nodes,
+                nodes=option.nodes,
             )
         return replace(
             state,
@@ -449,6 +457,27 @@ class WorkerPool:
         self._stir()
         return True
 
+    def try_again(self, model_id: str) -> None:
+        """What the model could not be loaded without may be there: it is not waited for any longer.
+
+        Where it is to stay loaded it is loaded by itself.
+        """
+        own = self._models.get(model_id)
+        if own is None or own.workers is not None or own.phase != "failed":  # loaded again by its own workers
+            return
+        own.life.retry_at = None
+        if own.pinned or model_id in self._pinned:
+            self.begin(model_id)
+
+    def held_bytes(self, but: str = "") -> Bytes:
+        """What all models take, or are promised, of each pool; all but that one."""
+        held = Counter[str]()
+        for holding in self._held():
+            if holding.model_id != but:
+                held.update(holding.taken)
+                held.update(holding.growth)
+        return held
+
     # The keeper
 
     def _stir(self) -> None:
@@ -579,7 +608,8 @@ class WorkerPool:
                 case NoRoom():
                     if wish.returnable and wish.since in self._peer_loads:  # no load, and others may find room
                         self._peer_loads.remove(wish.since)
-                    self._refuse(wish, NoRoomFor(decision.words, NO_ROOM_RETRY_AFTER_S))
+                    hint = self._hint(wanted.model_id)
+                    self._refuse(wish, NoRoomFor(f"{decision.words}{hint}", NO_ROOM_RETRY_AFTER_S))
                 case Resume():
                     own = self._models.get(wanted.model_id)
                     if own is not None and own.phase == "draining" and not own.gone:
@@ -606,6 +636,12 @@ class WorkerPool:
             own.go("draining", f"{WANTED_FOR}{wanted_for}")
             own.goes_for = wanted_for
 
+    def _hint(self, model_id: str) -> str:
+        """What else could be done for a model that finds no room, as a further sentence."""
+        model = self._source.find(model_id)
+        hint = "" if model is None else model.hint()
+        return f" {hint}" if hint else ""
+
     def _refuse(self, wish: _Wish, error: SwarmError) -> None:
         self._wishes.pop(wish.model_id, None)
         wish.refuse(error)
@@ -630,7 +666,7 @@ class WorkerPool:
             try:
                 workers = await self._enter(own, model)
             except EngineFailed as error:
-                if len(options) == 1 or isinstance(error, UnknownArchitecture):
+                if len(options) == 1 or isinstance(error, UnknownArchitecture | LenderLost):
                     raise
                 log.warning("model %s: %s: it is tried once more, with less context", own.model_id, error)
                 own.option = options[1]
@@ -647,7 +683,7 @@ class WorkerPool:
         else:
             own.workers, own.failures = workers, 0
             own.load_s = self._clock() - own.life.since
-            if self._records is not None and own.option is not None:
+            if self._records is not None and own.option is not None and not own.option.nodes:
                 self._records.note_load(model, own.option, own.load_s, workers.engine.taken_bytes)
             own.go("ready", "it is loaded")
             self._grant(own)
@@ -666,8 +702,9 @@ class WorkerPool:
             return await model.load(own.option)
 
         workers = ModelWorkers(
-            load, self._names, model.params, queue=self._queue, listeners=self.listeners, on_change=own.heard
-        )
+            load, self._names, model.params, queue=self._queue, listeners=self.listeners, on_change=own.heard,
+            sleep=model.rest,
+        )  # fmt: skip
         return await own.stack.enter_async_context(workers)
 
     def _grant(self, own: HeldModel) -> None:

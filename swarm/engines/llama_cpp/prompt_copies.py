@@ -130,12 +130,12 @@ class PromptCopies:
 
 @contextmanager
 def with_copies(spec: EngineSpec, model: GgufModel | None) -> Generator[EngineSpec]:
-    """`spec` with an open file for copies, where there are such and none are on a disk; closed where the block fails.
+    """`spec` with an open file for copies, where there are such and they serve; closed where the block fails.
 
     Of a draft model llama.cpp writes no state; of an unknown one nobody knows how large it would be.
     """
-    on_disk = spec.saves is not None
-    if on_disk or spec.draft is not None or spec.slots < 2 or model is None or not Path(OPEN_FILES).is_dir():
+    elsewhere = spec.saves is not None or spec.parts  # on a disk; or what is read would come over the network first
+    if elsewhere or spec.draft is not None or spec.slots < 2 or model is None or not Path(OPEN_FILES).is_dir():
         yield spec
         return
     try:

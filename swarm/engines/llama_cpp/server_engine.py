@@ -278,6 +278,10 @@ class LlamaServerEngine:
     async def slot_states(self) -> Sequence[JsonObject]:
         return await self.http.slot_states()
 
+    async def end(self) -> None:
+        """End its server at once, whatever it does: what it needs to go on is gone. `failed` completes then."""
+        await self._home.end()
+
     async def aclose(self) -> None:
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(), name=f"close of the {self._home.where}")
