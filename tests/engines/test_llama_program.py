@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from swarm.engines.engine import Computation, Device, EngineBuild, EnginePart, EngineSpec
+from swarm.engines.engine import Device, EngineBuild, EnginePart, EngineSpec
 from swarm.engines.llama_cpp.llama_program import (
     REQUIRED,
     LlamaProgram,
@@ -210,11 +210,6 @@ def test_a_program_that_reaches_no_other_machine_is_not_told_to() -> None:
 )
 def test_layers_are_shared_out_by_size(layers: int, sizes: list[int], shares: list[int]) -> None:
     assert shared_out(layers, sizes) == shares
-
-
-def test_words_say_over_which_machines() -> None:
-    over = Computation("llama-server", "b11434", ("attic", "hall"), 12, 31, ("me", "attic", "hall"))
-    assert str(over) == "llama-server b11434 on this node and attic and hall (12 of 31 layers)"
 
 
 def test_a_ranker_pools_as_one() -> None:
