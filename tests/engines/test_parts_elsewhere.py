@@ -95,9 +95,9 @@ async def test_two_lenders_say_what_one_machine_says(
         aclosing(await llama_server.load(replace(pooled, parts=(), node=""))) as alone,
     ):
         for text in ("What is the capital of France?", "Count from 1 to 9."):
-            words = await said(engine, text)
-            assert words
-            assert words == await said(alone, text)
+            answer = await said(engine, text)
+            assert answer
+            assert answer == await said(alone, text)
         assert (
             str(engine.computation) == f"llama-server {build.version} on this node and attic and hall (4 of 5 layers)"
         )
