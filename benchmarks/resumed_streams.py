@@ -63,8 +63,8 @@ class Heard:
             self.error = str(chunk["error"]["message"])
         for choice in chunk.get("choices", ()):
             self.text += choice["delta"].get("content") or ""
-            tokens: list[dict[str, Any]] = (choice.get("logprobs") or {"content": []})["content"]
-            for token in tokens:
+            logprobs: Mapping[str, Any] = choice.get("logprobs") or {}
+            for token in logprobs.get("content", ()):
                 self.tokens.append(token["token"])
                 self.at_s.append(time.perf_counter())
         self.account = chunk.get("swarm", self.account)
