@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Final
 
 import aiohttp
@@ -96,11 +97,18 @@ def rambling() -> dict[str, Any]:
 
 @asynccontextmanager
 async def long_stream(
-    node: NodeProcess, model: str = "demo", tokens: int = LONG_TOKENS, **swarm: object
+    node: NodeProcess,
+    model: str = "demo",
+    tokens: int = LONG_TOKENS,
+    sampling: Mapping[str, object] = MappingProxyType({}),
+    **swarm: object,
 ) -> AsyncGenerator[aiohttp.ClientResponse]:
-    """A streamed answer of so many tokens whose first event has been read. Leaving it early cuts the connection."""
+    """A streamed answer of so many tokens whose first event has been read. Leaving it early cuts the connection.
+
+    It is drawn as `sampling` says, over what keeps the model talking.
+    """
     question = {"model": model, "messages": [{"role": "user", "content": QUESTION}], "stream": True, "swarm": swarm}
-    body = {**question, **await asyncio.to_thread(rambling), "max_tokens": tokens}
+    body = {**question, **await asyncio.to_thread(rambling), "max_tokens": tokens, **sampling}
     timeout = aiohttp.ClientTimeout(total=None, sock_read=ANSWER_TIMEOUT_S)
     async with (
         aiohttp.ClientSession(timeout=timeout) as session,

@@ -8,16 +8,25 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import pytest
 
 from federation.tasks import cancel_and_wait
-from tests.e2e.asking import QUESTION, SLOTS, federation_view, long_stream, metrics_of, rambling, slots_free
+from tests.e2e.asking import (
+    LONG_TOKENS,
+    QUESTION,
+    SLOTS,
+    federation_view,
+    long_stream,
+    metrics_of,
+    rambling,
+    slots_free,
+)
 from tests.e2e.network import Network, run
 from tests.e2e.node_process import NodeProcess
 from tests.e2e.swarm_of_nodes import JOIN_S, Swarm
@@ -29,6 +38,7 @@ from tests.faults.trial import AGREED_S, PORT, Trial
 pytestmark = pytest.mark.netns
 
 TOLD_S = 6.0
+GOES_ON_S = 60.0  # the pause, and what is left of the answer on a busy machine
 STOP_S = 1.0
 BUSY_S = 5.0
 APART_S = 8.0  # a silent peer is out after 6 s, and the rest is this machine's business
@@ -99,6 +109,49 @@ async def test_a_client_is_told_when_the_peer_that_answers_is_lost(proxying: Swa
     sys.stdout.write(f"{number.name} of the peer in mid-answer: the client was told after {told_s:.2f} s\n")
     (other,) = (node for node in proxying if node not in (kitchen, lost))
     assert await slots_free(other) == SLOTS, "nobody goes on where another broke off"
+
+
+@pytest.mark.parametrize(
+    ("number", "sampling"),
+    [(signal.SIGKILL, {"seed": 7}), (signal.SIGSTOP, {"temperature": 0})],
+    ids=["killed, a seed", "frozen, temperature 0"],
+)
+async def test_a_stream_that_is_the_same_elsewhere_goes_on_there(
+    proxying: Swarm, number: signal.Signals, sampling: dict[str, object]
+) -> None:
+    """Token for token what the same question is answered when nobody is lost."""
+    kitchen = proxying.nodes[0]
+    async with long_stream(kitchen, model="demo:b", sampling=sampling, strategy="single") as response:
+        lost = await busy_one(proxying)
+        lost.send(number)
+        began = time.monotonic()
+        async with asyncio.timeout(GOES_ON_S):
+            told = chunks_of(await response.read())
+        took_s = time.monotonic() - began
+    (other,) = (node for node in proxying if node not in (kitchen, lost))
+    assert told[-1]["swarm"]["resumed"]["from"] == lost.name
+    assert told[-1]["swarm"]["resumed"]["to"] == other.name
+    assert told[-1]["choices"][0]["finish_reason"] == "length"
+    assert told[-1]["swarm"]["total_completion_tokens"] == LONG_TOKENS
+    assert len({chunk["id"] for chunk in told}) == 1
+    async with long_stream(kitchen, model="demo:b", sampling=sampling, strategy="single") as response:
+        again = chunks_of(await response.read())
+    assert tokens_of(told) == tokens_of(again)
+    gap_ms = told[-1]["swarm"]["resumed"]["gap_ms"]
+    sys.stdout.write(f"{number.name} in mid-answer: a pause of {gap_ms} ms, and all was there after {took_s:.2f} s\n")
+
+
+def chunks_of(events: bytes) -> list[dict[str, Any]]:
+    """The chunks of a stream that came to its end, but the first, which was read before."""
+    *chunks, done, nothing = events.split(b"\n\n")
+    assert (done, nothing) == (b"data: [DONE]", b""), events[-1000:]
+    return [json.loads(chunk.removeprefix(b"data: ")) for chunk in chunks if chunk.startswith(b"data: ")]
+
+
+def tokens_of(chunks: Sequence[dict[str, Any]]) -> list[str]:
+    """Every token, as its log-probabilities name it."""
+    given = (choice["logprobs"] for chunk in chunks for choice in chunk["choices"] if choice.get("logprobs"))
+    return [entry["token"] for each in given for entry in each["content"]]
 
 
 async def test_a_client_that_leaves_stops_what_a_peer_generates_for_it(proxying: Swarm) -> None:
