@@ -42,6 +42,7 @@ SILENCE_S = 60.0
 HOT = 1.5  # random words: a token that is lost or doubled shows
 SEED_BITS = 31
 POLL_S = 0.02
+ALONE = ("--peer", "127.0.0.1:9")  # federated, and no multicast: whatever else runs on this machine stays out
 GAP_MS = Target("at most", 7000)
 NONE = Target("at most", 0)
 
@@ -292,8 +293,8 @@ def main() -> None:
     options = made.parse_args()
     environment = read_environment()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        place = ("--host", "127.0.0.1", "--federation")
-        front = NodeProcess("front", Path(folder) / "front", arguments=(*place, "--log-level", "info"))
+        place = ("--host", "127.0.0.1")
+        front = NodeProcess("front", Path(folder) / "front", arguments=(*place, *ALONE, "--log-level", "info"))
         stack.enter_context(front)
         asyncio.run(front.ready())
         join = ("--peer", front.url.removeprefix("http://"), "--model", options.model)

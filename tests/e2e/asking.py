@@ -100,7 +100,7 @@ async def long_stream(
     node: NodeProcess,
     model: str = "demo",
     tokens: int = LONG_TOKENS,
-    sampling: Mapping[str, object] = MappingProxyType({}),
+    sampling: Mapping[str, Any] = MappingProxyType({}),
     **swarm: object,
 ) -> AsyncGenerator[aiohttp.ClientResponse]:
     """A streamed answer of so many tokens whose first event has been read. Leaving it early cuts the connection.

@@ -117,7 +117,7 @@ async def test_a_client_is_told_when_the_peer_that_answers_is_lost(proxying: Swa
     ids=["killed, a seed", "frozen, temperature 0"],
 )
 async def test_a_stream_that_is_the_same_elsewhere_goes_on_there(
-    proxying: Swarm, number: signal.Signals, sampling: dict[str, object]
+    proxying: Swarm, number: signal.Signals, sampling: dict[str, Any]
 ) -> None:
     """Token for token what the same question is answered when nobody is lost."""
     kitchen = proxying.nodes[0]
