@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from swarm.commands.swarm_state import SwarmState
     from swarm.gateway.observing.findings import FindingEntry
     from swarm.gateway.observing.node_states import NodeHardware, NodeState, PoolMemory
-    from swarm.gateway.observing.view import OwnModel, RequestEntry, UpstreamEntry
+    from swarm.gateway.observing.view import LentEntry, OwnModel, RequestEntry, UpstreamEntry
     from swarm.gateway.observing.vote_history import VoteEntry
 
 Row = TypeVar("Row")
@@ -116,6 +116,8 @@ def sections(state: SwarmState, now: datetime, columns: int, shown: Shown) -> li
     running_table = fitting(request_columns(), columns)
     votes = sorted(state.votes.values(), key=lambda vote: (vote.state == "running", vote.began), reverse=True)
     vote_table = fitting(vote_columns(now), columns)
+    lent = [(node, part) for node in nodes if node.lending is not None for part in node.lending.lent]
+    lent_table = fitting(lent_columns(lent), columns)
     every = [
         Section(titles(table), [[node_row(node, table, columns, now)] for node in nodes], min(len(nodes), 4)),
         Section(heading(f"WRONG OR WORTH KNOWING ({len(found)})"), [finding_rows(one, columns) for one in found], 3),
@@ -128,6 +130,7 @@ def sections(state: SwarmState, now: datetime, columns: int, shown: Shown) -> li
         Section(
             heading(f"MODELS ({len(models)})", model_table), [[row(one, model_table, columns)] for one in models], 3
         ),
+        Section(heading("MEMORY LENT BY", lent_table), [[row(one, lent_table, columns)] for one in lent], 1),
     ]
     return [section for section in every if section.entries]
 
@@ -266,6 +269,7 @@ def node_columns(nodes: Sequence[NodeState], rtts: dict[str, float], own_id: str
         Column("RUN", 3, 3, lambda node: told(node, str(node.running), node.running > 0), right=True),
         Column("WAIT", 4, 4, lambda node: told(node, str(node.waiting), node.waiting > 0, "yellow"), right=True),
         Column("MEMORY", 20, 5, memory_text),
+        *([Column("LENT", 11, 6, lent_text, right=True)] if any(node.lending for node in nodes) else []),
         Column("RTT", 8, 6, rtt, right=True),
         Column("MODELS", 6, 9, lambda node: Text(str(len(node.models))), right=True),
         Column("HARDWARE", 16, 7, lambda node: hardware_text(node.hardware), most=40),
@@ -295,7 +299,7 @@ def hardware_text(hardware: NodeHardware) -> Text:
 
 
 def memory_text(node: NodeState) -> Text:
-    """A bar of the pool that its models are in, and what is free there: # weights, + conversations, . free."""
+    """A bar of the pool that its models are in: weights, conversations, what is lent, others; and what is free."""
     pool = fullest(node.memory)
     if pool is None or not pool.total_bytes or pool.free_bytes is None:
         return dim("-")
@@ -303,7 +307,12 @@ def memory_text(node: NodeState) -> Text:
     weights, rest = shares(pool.weights_bytes, pool.kv_bytes, pool.total_bytes, cells)
     free = min(cells - weights - rest, round(cells * pool.free_bytes / pool.total_bytes))
     others = cells - weights - rest - free
-    bar = Text.assemble(("█" * weights, "blue"), ("▓" * rest, "cyan"), ("▒" * others, "dim"), ("░" * free, "green"))
+    lent = min(others, max(1, round(cells * pool.lent_bytes / pool.total_bytes))) if pool.lent_bytes else 0
+    others -= lent
+    bar = Text.assemble(
+        ("█" * weights, "blue"), ("▓" * rest, "cyan"), ("▚" * lent, "magenta"), ("▒" * others, "dim"),
+        ("░" * free, "green"),
+    )  # fmt: skip
     return bar + Text(f" {short(pool.free_bytes)} free", "yellow" if pool.free_bytes < pool.total_bytes / 20 else "")
 
 
@@ -323,7 +332,33 @@ def shares(weights: int, rest: int, total: int, cells: int) -> tuple[int, int]:
 def fullest(pools: Iterable[PoolMemory]) -> PoolMemory | None:
     """The pool in which the models take most; the first of those that are as full."""
     known = [pool for pool in pools if pool.total_bytes]
-    return max(known, key=lambda pool: pool.weights_bytes + pool.kv_bytes, default=None)
+    return max(known, key=lambda pool: pool.weights_bytes + pool.kv_bytes + pool.lent_bytes, default=None)
+
+
+def lent_text(node: NodeState) -> Text:
+    """What it has lent, of what it lends."""
+    if node.lending is None:
+        return dim("-")
+    lent_bytes = max(0, node.lending.total_bytes - node.lending.free_bytes)
+    if node.lending.draining:
+        return Text("wanted back" if lent_bytes else "no more", "yellow")
+    lent = short(lent_bytes) if lent_bytes else "0"
+    return Text(f"{lent} of {short(node.lending.total_bytes)}", "magenta" if lent_bytes else "")
+
+
+LentRow = tuple["NodeState", "LentEntry"]
+
+
+def lent_columns(lent: Sequence[LentRow]) -> list[Column[LentRow]]:
+    """What is told of each part of a model that lies with another node than its host."""
+    longest = max((words(part.model).cell_len for _, part in lent), default=0)
+    names = max((words(part.node).cell_len for _, part in lent), default=0)
+    return [
+        Column("LENDER", 14, 0, lambda of: words(of[0].name), most=MOST_NAME),
+        Column("TO", max(4, min(names, 16)), 1, lambda of: words(of[1].node)),
+        Column("MEMORY", 6, 2, lambda of: Text(short(of[1].bytes)), right=True),
+        Column("FOR", 10, 3, lambda of: words(of[1].model), most=max(10, min(longest, 40))),
+    ]
 
 
 ModelRow = tuple["NodeState", "OwnModel"]

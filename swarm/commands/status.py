@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         AccessEntry,
         ChangeEntry,
         FederationView,
+        LendingEntry,
         OwnModel,
         PeerEntry,
         UpstreamEntry,
@@ -139,6 +140,27 @@ def engine_lines(peer: PeerEntry) -> list[str]:
     return told if more <= 0 else [*told[:SHOWN_ENGINES], f"    and {more} more (--json)"]
 
 
+def offer_words(lending: LendingEntry) -> str:
+    """What a node lends, and what of that is to be had."""
+    from swarm.registry.model_memory import size_text
+
+    if lending.draining:
+        return "lends no more memory"
+    unused = "" if lending.problem is None else f", unused: {lending.problem}"
+    return f"lends {size_text(lending.total_bytes)} of memory, {size_text(lending.free_bytes)} free{unused}"
+
+
+def lending_lines(lending: LendingEntry | None) -> list[str]:
+    """What the node that was asked lends, and to whom."""
+    from swarm.registry.model_memory import size_text
+
+    if lending is None:
+        return []
+    wanted = ": what is lent goes back" if lending.draining and lending.lent else ""
+    head = f"  {offer_words(lending)}{wanted} (llama.cpp {lending.build})"
+    return [head, *(f"    {size_text(lent.bytes)} to {lent.node} for {lent.model}" for lent in lending.lent)]
+
+
 def memory_lines(models: Sequence[OwnModel]) -> list[str]:
     """What the models of the node take together, where there are several."""
     from swarm.registry.model_memory import size_text
@@ -172,10 +194,12 @@ def render(view: FederationView) -> str:
         lines.append(f"  model {model}: {', '.join(nodes)}")
     lines += map(own_model_line, view.own_models)
     lines += memory_lines(view.own_models)
+    lines += lending_lines(view.lending)
     if not view.models and not view.own_models and not any(entry.model for entry in view.upstreams):
         lines.append("  no model is running" + ("" if view.status == "ok" else " yet"))
     for peer in view.peers:
-        lines += [peer_line(peer, view.changes, now), *engine_lines(peer), *problem_lines(peer, node.mode)]
+        lends = [f"    {offer_words(peer.lending)}"] if peer.lending is not None and peer.state != "dead" else []
+        lines += [peer_line(peer, view.changes, now), *engine_lines(peer), *lends, *problem_lines(peer, node.mode)]
     lines += [
         f"  member {member.name}  absent: not seen since this node started, or for over ten minutes"
         for member in view.trust.absent

@@ -6,7 +6,7 @@ Both spellings of every path: with `/v1` as OpenAI's clients ask, and without it
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from aiohttp import web
@@ -62,7 +62,7 @@ from swarm.gateway.observing.node_states import NODE_STATES, NodeStates, ReadMem
 from swarm.gateway.observing.performance import PERFORMANCE, Performance, sampling_the_queue
 from swarm.gateway.observing.usage import USAGE, UsageBook, UsageCounters, UsageKeeper
 from swarm.gateway.observing.usage_file import keeping_usage
-from swarm.gateway.observing.view import ViewSources
+from swarm.gateway.observing.view import LentEntry, ViewSources
 from swarm.gateway.observing.vote_history import MAX_KEPT, VOTES, VoteHistory
 from swarm.gateway.ollama import endpoints as ollama
 from swarm.gateway.openai import endpoints as openai
@@ -131,6 +131,8 @@ def make_app(
     tool_host: ToolHost | None = None,
     loads_models: bool = True,
     given_names_file: Path | None = None,
+    lent: Callable[[], Sequence[LentEntry]] = tuple[LentEntry, ...],
+    unused_lenders: Callable[[], Mapping[str, str]] = dict[str, str],
 ) -> web.Application:
     """The application that serves clients and peers of this node.
 
@@ -143,6 +145,7 @@ def make_app(
     `usage_file` keeps what keys use, where there are keys, and `given_names_file` what models are called, too.
     `log_ring` has this process's last log lines.
     `tool_host` executes tools for clients; None: this node runs none. Without `loads_models` it is well without any.
+    `lent` and `unused_lenders` as in `ViewSources`.
     """
     quiet_about_bad_requests()
     pacing = pacing or Pacing()
@@ -167,6 +170,8 @@ def make_app(
         records=records,
         loads_models=loads_models,
         tools=lambda: () if tool_host is None else tuple(tool.name for tool in tool_host.tools()),
+        lent=lent,
+        unused_lenders=unused_lenders,
     )
     metrics.show(view.look)
     changes = ViewChanges(view.look)

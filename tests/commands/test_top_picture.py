@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import pytest
 
 from swarm.commands.dashboard import GAP, Column, Shown, allotted, fitting, picture, shares, short
 from swarm.commands.swarm_state import SwarmState, after
 from swarm.commands.top import after_key, split_keys
-from tests.commands.swarms import OWN, finding_entry, model_entry, node_entry, node_id, parts_of, swarm_of
+from tests.commands.swarms import GIB, OWN, finding_entry, model_entry, node_entry, node_id, parts_of, swarm_of
 
+LENDING: Final[dict[str, Any]] = {
+    "total_bytes": 8 * GIB, "free_bytes": 5 * GIB, "build": "b11434",
+    "lent": [{"node": "den\n\x1b[2Ja", "model": "m", "bytes": 3 * GIB}],
+}  # fmt: skip
+LENT_POOL: Final = {
+    "pool": "ram", "total_bytes": 64 * GIB, "free_bytes": 32 * GIB, "weights_bytes": 12 * GIB, "kv_bytes": 3 * GIB,
+    "lent_bytes": 12 * GIB,
+}  # fmt: skip
 NOW = datetime(2026, 11, 30, 12, 10, tzinfo=UTC)
 MAIN = Shown()
 
@@ -112,6 +120,11 @@ def test_columns_of_little_use_go_first(columns: int, titles: str) -> None:
         (changed("node", OWN, models=[model_entry("m", state="failed", reason="no file")]), "failed: no file"),
         (changed("node", OWN, models=[model_entry("m", slots_free=0, waiting=2)]), "2 wait"),
         (changed("node", OWN, models=[model_entry("m", nodes=["node-0", "a\x1b[31m", "厨房"])]), "m node-0 + a + 厨房"),
+        (changed("node", OWN, lending=LENDING), "3G of 8G"),
+        (changed("node", OWN, lending=LENDING), "MEMORY LENT BY TO MEMORY FOR node-0 den a 3G m"),
+        (changed("node", OWN, lending=LENDING | {"draining": True}), "wanted back"),
+        (changed("node", OWN, lending=LENDING | {"draining": True, "free_bytes": 8 * GIB, "lent": []}), "no more"),
+        (changed("node", OWN, memory=[LENT_POOL]), "node-0 * alive 31.5 1 0 ██▓▚▚░░░░░"),
         (changed("vote", "vote-2", state="running", candidates=[]), "0 of 5 here     running"),
         (changed("vote", "vote-2", state="failed", stopped_by="no_quorum"), "no_quorum"),
         (changed("vote", "vote-2", votes=0), "swarm        -  "),

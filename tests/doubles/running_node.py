@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from federation.advertisement import NodeDescription
+from federation.advertisement import LendOffer, NodeDescription
 from federation.client import PeerClient
 from federation.hostport import Address
 from federation.invitation import PairingTiming
@@ -30,6 +30,7 @@ from swarm.gateway.http.bodies import BODY_TIMEOUT_S
 from swarm.gateway.http.in_progress import MAX_IN_FLIGHT, Condition
 from swarm.gateway.http.listener import PortLimits, SharedPort, shared_port
 from swarm.gateway.http.page_access import PageAccess
+from swarm.gateway.observing.view import LentEntry
 from swarm.gateway.page.pulls import ModelShelf
 from swarm.gateway.peers.management import Pull
 from swarm.gateway.peers.model_files import FileService
@@ -116,6 +117,9 @@ class NodeOptions:
     log_ring: LogRing | None = None
     tool_host: ToolHost | None = None
     contents: Mapping[str, str] = field(default_factory=dict[str, str])  # its models' fingerprints, by their ids
+    lends: LendOffer | None = None
+    lent: Callable[[], Sequence[LentEntry]] = tuple[LentEntry, ...]
+    unused_lenders: Mapping[str, str] = field(default_factory=dict[str, str])
     listener: socket.socket | None = None  # on which it listens; None: on a port of its own at `host`
     watch: Callable[[web.Request, web.StreamResponse], None] | None = None  # told of each answer as it begins
 
@@ -278,6 +282,8 @@ class RunningNode:
             shelf=self._options.shelf,
             trust_commands=lambda: getattr(self, "trust_service", None),
             client=self.client,
+            lent=self._options.lent,
+            unused_lenders=lambda: self._options.unused_lenders,
         )
         if (watch := self._options.watch) is not None:
             self.app.on_response_prepare.append(_telling(watch))
@@ -326,6 +332,7 @@ class RunningNode:
             mode="open" if self.trust is None else self.trust.mode,
             roster=None if self.trust is None or self.trust.roster is None else self.trust.roster.digest,
             loadable=self.loadables.digest,
+            lends=self._options.lends,
         )
 
 

@@ -26,6 +26,8 @@ from swarm.gateway.observing.view import (
     AccessEntry,
     ConductEntry,
     FederationView,
+    LendingEntry,
+    LentEntry,
     MemberEntry,
     NameEntry,
     NodeEntry,
@@ -57,8 +59,11 @@ WELL = FederationView(
     upstreams=(),
     records=False,
     tools=(),
+    lending=None,
 )
 MODEL = OwnModel(id="m", engine="e", slots=1, slots_free=1, waiting=0, problem=None)
+LENT = LentEntry(node="study", model="m", bytes=GIB_BYTES)
+LENDING = LendingEntry(total_bytes=8 * GIB_BYTES, free_bytes=7 * GIB_BYTES, build="b11434")
 CARD = HardwareSnapshot(gpus=(Gpu("nvidia", "RTX 4090", memory_total_bytes=24 * GIB_BYTES),))
 DOWN = RejectedEntry(address="10.0.0.9:17615", source="static", why="down", reason="cannot be reached")
 
@@ -88,6 +93,14 @@ def test_all_well_is_no_finding() -> None:
         ({"peers": (replace(PEER, problems=("slow",)),)}, "conduct:id-study", "warning", "id-study", "slow", "revoke"),
         ({"trust": TrustEntry(mode="paired", problem=None, absent=(MemberEntry(id="id-a", name="attic"),))},
          "absent:id-a", "note", "id-a", "attic", "swarm revoke"),
+        ({"own_models": (replace(MODEL, state="failed", reason="waiting for den", nodes=("kitchen", "den", "attic")),)},
+         "model:m", "problem", "id-kitchen", "model m is not there: waiting for den", "start den and attic again"),
+        ({"peers": (), "lending": LENDING, "access": replace(WELL.access, peers="none")},
+         "lending", "note", "id-kitchen", "lends 8.0 GiB of memory, and no other member", "swarm join CODE"),
+        ({"lending": replace(LENDING, draining=True, lent=(LENT, replace(LENT, node="den"), LENT))},
+         "lending", "note", "id-kitchen", "memory that this node lent to den, study is wanted back", "half a minute"),
+        ({"peers": (replace(PEER, lending=replace(LENDING, problem="it lied")),)},
+         "lender:id-study", "warning", "id-study", "study lends memory that this node does not use: it lied", "native"),
     ],
 )  # fmt: skip
 def test_what_is_wrong(
@@ -100,6 +113,9 @@ def test_what_is_wrong(
 
 
 def test_what_is_no_fault_is_not_told() -> None:
+    assert findings_of(replace(WELL, lending=replace(LENDING, lent=(LENT,))), {}) == {}
+    assert findings_of(replace(WELL, lending=replace(LENDING, draining=True)), {}) == {}
+    assert findings_of(replace(WELL, peers=(replace(PEER, lending=LENDING),)), {}) == {}
     harmless = (replace(DOWN, source="mdns"), replace(DOWN, why="itself"), replace(DOWN, why="leaving"))
     assert findings_of(replace(WELL, rejected=harmless), {}) == {}
 

@@ -24,6 +24,7 @@ from swarm.gateway.observing.node_states import (
     shown_age_s,
     steadied,
 )
+from swarm.gateway.observing.view import LendingEntry, LentEntry
 from swarm.moving_mean import RecentRate
 from swarm.workers.model_workers import ModelState
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
@@ -55,6 +56,13 @@ def test_memory_is_weights_and_what_stands_beside_them(models: list[ModelState],
     assert {pool.pool: (pool.weights_bytes, pool.kv_bytes) for pool in pools} == told
 
 
+def test_what_is_lent_is_of_its_pool_and_no_models() -> None:
+    lent = [LentEntry(node="den", model="m", bytes=300), LentEntry(node="den", model="n", bytes=40, pool="vram0")]
+    lending = LendingEntry(total_bytes=1000, free_bytes=660, build="b1", lent=(*lent, lent[0]))
+    pools = memory_of([PoolNow("ram", 4000, 2000), PoolNow("vram0", None, None)], [model(600, ram=1000)], lending)
+    assert [(pool.weights_bytes, pool.kv_bytes, pool.lent_bytes) for pool in pools] == [(600, 400, 600), (0, 0, 40)]
+
+
 GOOD = NodeReport(status="ok", hardware=NodeHardware(cpu="x")).model_dump(mode="json")
 
 
@@ -69,6 +77,8 @@ GOOD = NodeReport(status="ok", hardware=NodeHardware(cpu="x")).model_dump(mode="
         json.dumps({**GOOD, "models": [{"id": "x"}] * 501}).encode(),
         json.dumps({**GOOD, "memory": [{"pool": "ram" * 100}]}).encode(),
         json.dumps({**GOOD, "peers": [{"id": "a", "name": "b" * 1000, "state": "alive"}]}).encode(),
+        json.dumps({**GOOD, "lending": {"total_bytes": -1, "free_bytes": 0, "build": "b"}}).encode(),
+        json.dumps({**GOOD, "lending": {"total_bytes": 1, "free_bytes": 2**60, "build": "b"}}).encode(),
     ],
 )  # fmt: skip
 def test_what_a_peer_tells_in_another_form_is_not_shown(told: bytes) -> None:
@@ -106,12 +116,18 @@ def test_what_a_peer_tells_is_one_clean_line_everywhere() -> None:
         **GOOD,
         "status": bad,
         "hardware": {"cpu": bad},
-        "models": [{"id": bad, "engine": bad, "slots": 1, "slots_free": 1, "waiting": 0, "problem": bad}],
+        "models": [
+            {"id": bad, "engine": bad, "slots": 1, "slots_free": 1, "waiting": 0, "problem": bad, "nodes": [bad]}
+        ],
+        "lending": {"total_bytes": 9, "free_bytes": 1, "build": bad, "lent": [{"node": bad, "model": bad, "bytes": 8}]},
         "peers": [{"id": "a", "name": bad, "state": bad[:4]}],
     }
     report = parse_report(json.dumps(told).encode())
     [model_told], [seen] = report.models, report.peers
+    assert report.lending is not None
+    [lent], [host] = report.lending.lent, model_told.nodes
     shown = [report.status, report.hardware.cpu, model_told.id, model_told.engine, model_told.problem, seen.name]
+    shown += [lent.node, lent.model, report.lending.build, host]
     assert all(text is not None and text.isprintable() and "\u202e" not in text for text in shown), shown
 
 

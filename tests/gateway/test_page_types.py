@@ -16,7 +16,7 @@ from swarm.gateway.observing.findings import FindingEntry
 from swarm.gateway.observing.node_states import NodeState
 from swarm.gateway.observing.performance import PerformanceView
 from swarm.gateway.observing.usage import UsageEntry
-from swarm.gateway.observing.view import FederationView, OwnModel, RequestEntry, UpstreamEntry
+from swarm.gateway.observing.view import FederationView, LendingEntry, OwnModel, RequestEntry, UpstreamEntry
 from swarm.gateway.observing.vote_history import VoteCandidate, VoteEntry, VoteInFull
 from swarm.gateway.page.models import StoredListing, StoredRow
 from swarm.gateway.page.pulls import PullEntry
@@ -30,7 +30,7 @@ KINDS: Final[Mapping[str, Any]] = {
     "UsageEntry": UsageEntry, "LogLine": LogLine, "PullEntry": PullEntry, "PageRights": PageRights,
     "OwnerSession": OwnerSessionBody, "StoredModel": StoredRow, "StoredModels": StoredListing,
     "Performance": PerformanceView, "KnownNode": KnownNode, "KnownCode": KnownCode, "KnownNodes": KnownNodes,
-    "Invited": InvitedWithQr, "UpstreamEntry": UpstreamEntry,
+    "Invited": InvitedWithQr, "UpstreamEntry": UpstreamEntry, "LendingEntry": LendingEntry,
 }  # fmt: skip
 LEFT_OUT: Final = {"abstained", "answer"}  # fields of candidates that are there only with a value (`vote_object`)
 TOKEN: Final = re.compile(r'\s*(?:(\w+)|("[^"]*")|(.))')

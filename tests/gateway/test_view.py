@@ -16,6 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
+from federation.advertisement import LendOffer
+from hardware.snapshot import GIB_BYTES
 from swarm.commands.status import render
 from swarm.engines.engine import Computation
 from swarm.errors import EngineFailed
@@ -25,10 +27,13 @@ from swarm.gateway.http.bodies import compact
 from swarm.gateway.http.keys import DISPATCHER
 from swarm.gateway.observing.changes import CHANGES, ViewChange, ViewChanges, changed_parts
 from swarm.gateway.observing.endpoints import VIEW
+from swarm.gateway.observing.findings import findings_of
 from swarm.gateway.observing.view import (
     AccessEntry,
     ConductEntry,
     FederationView,
+    LendingEntry,
+    LentEntry,
     NodeEntry,
     NodeView,
     OwnModel,
@@ -49,6 +54,8 @@ PEER = PeerEntry(
     id="id-study", name="study", url="http://10.0.0.2:17615", state="alive", models=("demo",), rtt_ms=1.5,
     last_seen_s=0.2, slots_free=4, source="mdns", circuit="closed", conduct=ConductEntry(), problems=(),
 )  # fmt: skip
+OFFER = LendOffer(bytes_free=3 * GIB_BYTES, bytes_total=8 * GIB_BYTES, build="b11434", rpc="7.0.0")
+LENT = LentEntry(node="study", model="qwen3:32b", bytes=5 * GIB_BYTES)
 MODEL = OwnModel(id="demo", engine="scripted", slots=4, slots_free=4, waiting=0, problem=None)
 
 
@@ -70,6 +77,7 @@ def view(*peers: PeerEntry, status: str = "ok", models: Sequence[OwnModel] = (MO
         upstreams=(),
         records=False,
         tools=(),
+        lending=None,
     )
     idle = NodeView(
         federation=federation, loading=False, draining=False, requests=0, file_transfers=None,
@@ -78,7 +86,22 @@ def view(*peers: PeerEntry, status: str = "ok", models: Sequence[OwnModel] = (MO
     return replace(idle, **more)
 
 
+def lending(*lent: LentEntry) -> NodeView:
+    """The idle node while it lends."""
+    entry = LendingEntry(total_bytes=8 * GIB_BYTES, free_bytes=0, build="b11434", lent=lent)
+    return replace(view(PEER), federation=replace(view(PEER).federation, lending=entry))
+
+
 # One view, four faces
+
+
+def gauges_of(text: str) -> dict[tuple[str, ...], float]:
+    """What `/metrics` shows, by names and the values of their labels."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
 
 
 async def test_health_status_document_and_gauges_show_the_same_view() -> None:
@@ -116,11 +139,7 @@ async def test_health_status_document_and_gauges_show_the_same_view() -> None:
     registry = Registry[Any]().with_resource(base, DRAFT202012.create_resource(document))
     Draft202012Validator({"$ref": f"{base}#/components/schemas/FederationView"}, registry=registry).validate(answer)
 
-    gauges = {
-        (sample.name, *sample.labels.values()): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+    gauges = gauges_of(text)
     assert gauges["swarm_slots",] == sum(model.slots for model in seen.models) == 4
     assert gauges["swarm_peers_alive",] == seen.peers_alive == len(answer["peers"]) == 1
     assert gauges["swarm_draining",] == seen.draining == 0
@@ -140,10 +159,11 @@ async def test_a_model_over_several_machines_is_one_everywhere_and_says_which_th
             own = (await at_den.get(HEALTH)).json
             seen = (await at_kitchen.get(HEALTH)).json
             listed = {model["id"]: model for model in (await at_kitchen.get("/v1/models")).json["data"]}
+            pooled = gauges_of((await at_den.get("/metrics")).text)["swarm_pooled_models",]
             (replica,) = (one for one in kitchen.app[DISPATCHER].replicas() if one.model == "large")
     words = "llama-server b11434 over den + attic (5 of 25 layers on den)"
     assert (replica.node, replica.nodes, replica.slots) == ("den", ("den", "attic"), 4)
-    assert own["own_models"][0]["nodes"] == ["den", "attic"]
+    assert (own["own_models"][0]["nodes"], pooled) == (["den", "attic"], 1)
     assert (seen["models"], seen["peers"][0]["pooled"]) == (
         {"large": ["den"], "small": ["kitchen"]},
         {"large": ["den", "attic"]},
@@ -153,6 +173,37 @@ async def test_a_model_over_several_machines_is_one_everywhere_and_says_which_th
     assert "pooled" not in listed["swarm"], "which is many models"
     assert f"  own model large: ready, 4 of 4 slots free, pinned, by {words}" in render(parse_view(own)).splitlines()
     assert f"    large: by {words}" in render(parse_view(seen)).splitlines()
+
+
+async def test_lent_memory_is_told_by_the_lender_and_what_it_offers_by_everybody() -> None:
+    lends = NodeOptions(lends=OFFER, lent=lambda: [LENT])
+    async with RunningNode("attic", ready(ScriptedEngine(saying("yes"))), options=lends) as attic:
+        unused = {attic.id: "its llama.cpp is b11434, and this node's b11500"}
+        options = NodeOptions(peers=[attic.address], unused_lenders=unused)
+        kitchen = RunningNode("kitchen", ready(ScriptedEngine(saying("yes"))), options=options)
+        async with kitchen, connect(attic.url) as at_attic, connect(kitchen.url) as at_kitchen:
+            own = (await at_attic.get(HEALTH)).json
+            gauges = gauges_of((await at_attic.get("/metrics")).text)
+            seen = (await at_kitchen.get(HEALTH)).json
+            state = (await at_attic.get("/federation/v1/state")).json
+            none = gauges_of((await at_kitchen.get("/metrics")).text)
+            found = findings_of(kitchen.app[VIEW].look().federation, {})
+    offer = {"total_bytes": 8 * GIB_BYTES, "free_bytes": 3 * GIB_BYTES, "build": "b11434", "draining": False}
+    lent = {"node": "study", "model": "qwen3:32b", "bytes": 5 * GIB_BYTES, "pool": "ram"}
+    assert own["lending"] == {**offer, "lent": [lent], "problem": None}
+    assert state["lending"] == own["lending"], "for the pages of others"
+    assert seen["lending"] is None
+    assert seen["peers"][0]["lending"] == {**offer, "lent": [], "problem": unused[attic.id]}
+    assert (gauges["swarm_lending_bytes",], gauges["swarm_lent_bytes",]) == (8 * GIB_BYTES, 5 * GIB_BYTES)
+    assert (gauges["swarm_lent_parts",], none["swarm_lent_parts",], none["swarm_lending_bytes",]) == (1, 0, 0)
+    lines = render(parse_view(own)).splitlines()
+    at = lines.index("  lends 8.0 GiB of memory, 3.0 GiB free (llama.cpp b11434)")
+    assert lines[at + 1] == "    5.0 GiB to study for qwen3:32b"
+    lines = render(parse_view(seen)).splitlines()
+    assert f"    lends 8.0 GiB of memory, 3.0 GiB free, unused: {unused[attic.id]}" in lines
+    entry = found[f"lender:{attic.id}"]
+    assert entry.what == f"attic lends memory that this node does not use: {unused[attic.id]}"
+    assert "swarm engines install native" in entry.remedy
 
 
 def still(seen: FederationView) -> FederationView:
@@ -167,15 +218,16 @@ def test_a_peers_account_is_told_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["trust", "access", "changes", "rejected", "names", "sources", "own_models", "upstream", "records", "tools"]
-)
+    "key", ["trust", "access", "changes", "rejected", "names", "sources", "own_models", "upstream", "records", "tools",
+     "lending"],
+)  # fmt: skip
 def test_what_earlier_versions_do_not_tell_reads_as_nothing_to_say(key: str) -> None:
     told = json_object(view(PEER, models=()).federation)
     del told[key]
     assert parse_view(told) == view(PEER, models=()).federation
 
 
-@pytest.mark.parametrize("key", ["circuit", "conduct", "problems", "engines", "pooled"])
+@pytest.mark.parametrize("key", ["circuit", "conduct", "problems", "engines", "pooled", "lending"])
 def test_what_earlier_versions_do_not_tell_of_a_peer_reads_as_nothing_to_say(key: str) -> None:
     told: dict[str, Any] = json_object(view(PEER).federation)
     told["peers"] = [{name: value for name, value in told["peers"][0].items() if name != key}]
@@ -199,6 +251,7 @@ def test_what_earlier_versions_do_not_tell_of_a_peer_reads_as_nothing_to_say(key
         (view(PEER, models=(replace(MODEL, problem="broke"),)), {"models"}),
         (view(PEER, models=(MODEL, replace(MODEL, id="b", state="loading"))), {"models"}),
         (view(PEER, requests=3), {"requests"}),
+        (lending(LENT), {"models"}),
     ],
 )
 def test_parts_that_differ_are_named_and_clocks_are_none(after: NodeView, parts: set[str]) -> None:

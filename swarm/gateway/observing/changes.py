@@ -25,7 +25,7 @@ ViewPart = Literal["node", "peers", "models", "requests"]
 """`node`: whether it is ready, loading, draining, who may ask it, its upstreams. `requests`: how many are in progress.
 
 `peers`: who there is, in which state, what each serves, has free and did; not when it was last seen. `models`: what
-this node runs and who serves what.
+this node runs, who serves what, and what of its memory is lent.
 """
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def _of_peers(view: FederationView) -> object:
 
 
 def _of_models(view: FederationView) -> object:
-    return view.models, [replace(model, loading=None) for model in view.own_models]
+    return view.models, [replace(model, loading=None) for model in view.own_models], view.lending
 
 
 class ViewChanges:

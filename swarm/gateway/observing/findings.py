@@ -138,7 +138,13 @@ def findings_of(
 
     `machine` has what is wrong with the machine, by what it is about (`gpu`, `disk`, `memory`).
     """
-    found = [*_of_node(view), *_of_machine(view, machine or {}), *_of_models(view), *_of_peers(view, versions)]
+    found = [
+        *_of_node(view),
+        *_of_machine(view, machine or {}),
+        *_of_models(view),
+        *_of_lending(view),
+        *_of_peers(view, versions),
+    ]
     found.sort(key=lambda entry: ("problem", "warning", "note").index(entry.level))
     return {entry.id: entry for entry in found[:MAX_FINDINGS]}
 
@@ -192,8 +198,30 @@ def _of_models(view: FederationView) -> Iterator[FindingEntry]:
             yield _entry(f"model:{model.id}", view.node.id, trouble)
 
 
+def _of_lending(view: FederationView) -> Iterator[FindingEntry]:
+    lending, others = view.lending, [*view.peers, *view.trust.absent]
+    if lending is not None and lending.draining and lending.lent:
+        who = ", ".join(sorted({lent.node for lent in lending.lent}))
+        said = f"memory that this node lent to {who} is wanted back: their models are loaded anew without it"
+        yield _entry("lending", view.node.id, Trouble("note", said, "nothing to do: it is over within half a minute"))
+    elif lending is not None and not lending.draining and not others:
+        said = f"this node lends {gib(lending.total_bytes)} of memory, and no other member is there to use it"
+        remedy = "`swarm invite` here, `swarm join CODE` on another machine, and start that one with --pool"
+        yield _entry("lending", view.node.id, Trouble("note", said, remedy))
+    for peer in view.peers:
+        if peer.lending is not None and peer.lending.problem is not None and peer.state != "dead":
+            said = f"{peer.name} lends memory that this node does not use: {peer.lending.problem}"
+            remedy = "where the builds differ `swarm engines install native` on both; else look at its log"
+            yield _entry(f"lender:{peer.id}", peer.id, Trouble("warning", said, remedy))
+
+
 def model_trouble(model: OwnModel) -> Trouble | None:
     """Of a model that failed, or does not run as it should."""
+    if model.state == "failed" and model.nodes:
+        who = " and ".join(model.nodes[1:]) or "the others"
+        said = f"model {model.id} is not there: {model.reason or 'no reason is known'}"
+        remedy = f"start {who} again, or lend memory on another machine (--lend): it is loaded by itself then"
+        return Trouble("problem", said, remedy)
     if model.state == "failed":
         remedy = "load it again (`swarm models load`); `swarm doctor` looks at the engine and at the file"
         return Trouble("problem", f"model {model.id} failed: {model.reason or 'no reason is known'}", remedy)

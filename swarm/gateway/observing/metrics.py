@@ -271,6 +271,22 @@ class ViewGauges(Collector):
             if model.taken_bytes is not None and model.state != "failed":
                 memory.add_metric([model.id], model.taken_bytes)
         yield memory
+        lending = view.federation.lending
+        lent_bytes = sum(lent.bytes for lent in lending.lent) if lending else 0
+        told = {
+            "swarm_lending_bytes": (
+                "Memory lent to members or to be had by them",
+                lending.total_bytes if lending else 0,
+            ),
+            "swarm_lent_bytes": ("Memory that holds parts of other members' models", lent_bytes),
+            "swarm_lent_parts": ("Parts of other members' models held here", len(lending.lent) if lending else 0),
+            "swarm_pooled_models": (
+                "Models of this node that lie on other machines, too",
+                sum(bool(model.nodes) and model.state == "ready" for model in view.models),
+            ),
+        }
+        for name, (text, value) in told.items():
+            yield GaugeMetricFamily(name, text, value=value)
         peers = GaugeMetricFamily("swarm_peers", "Peers known, by state", labels=["state"])
         changes = CounterMetricFamily("swarm_peer_changes", "Peers' changes of state, by the new one", labels=["to"])
         for state in PeerState:

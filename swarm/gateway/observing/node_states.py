@@ -23,7 +23,7 @@ from federation.errors import FederationError, PeerProtocolError, PeerTimedOut
 from federation.printable_text import clean_line
 from federation.tasks import cancel_and_wait
 from swarm.gateway.observing.board import EventBoard
-from swarm.gateway.observing.view import FederationView, OwnModel, ViewSources, json_object
+from swarm.gateway.observing.view import FederationView, LendingEntry, OwnModel, ViewSources, json_object, lending_entry
 
 if TYPE_CHECKING:
     from federation.client import PeerClient
@@ -62,13 +62,17 @@ class NodeHardware(wire.WireModel):
 
 
 class PoolMemory(wire.WireModel):
-    """One pool of memory (see `hardware/pools.py`): what models have in it for weights, and beside these."""
+    """One pool of memory (see `hardware/pools.py`): what models have in it for weights, and beside these.
+
+    `lent_bytes` of it hold parts of other members' models.
+    """
 
     pool: Annotated[str, Field(max_length=40)]
     total_bytes: WholeNumber | None = None
     free_bytes: WholeNumber | None = None
     weights_bytes: WholeNumber = 0
     kv_bytes: WholeNumber = 0
+    lent_bytes: WholeNumber = 0
 
 
 class SeenPeer(wire.WireModel):
@@ -92,6 +96,7 @@ class NodeReport(wire.WireModel):
     running: WholeNumber = 0
     waiting: WholeNumber = 0
     peers: Annotated[tuple[SeenPeer, ...], Field(max_length=MAX_PEERS)] = ()
+    lending: LendingEntry | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +125,7 @@ class NodeState:
     running: int
     waiting: int
     peers: tuple[SeenPeer, ...]
+    lending: LendingEntry | None = None
 
     @classmethod
     def of(
@@ -132,7 +138,7 @@ class NodeState:
             id=node_id, name=name, url=url, version=version, mode=mode, status=report.status, source=source,
             age_s=age_s, state=state, since=since, why=why, hardware=report.hardware, memory=report.memory,
             models=report.models, loadable=report.loadable, tokens_per_s=report.tokens_per_s, running=report.running,
-            waiting=report.waiting, peers=report.peers,
+            waiting=report.waiting, peers=report.peers, lending=report.lending,
         )  # fmt: skip
 
 
@@ -156,8 +162,14 @@ async def no_memory_known() -> Sequence[PoolNow]:
 # Pure: from what is known to what is told
 
 
-def memory_of(pools: Iterable[PoolNow], models: Iterable[ModelState]) -> tuple[PoolMemory, ...]:
-    """Each pool with what the models have in it. A model's weights are as large as its file; the rest is its cache."""
+def memory_of(
+    pools: Iterable[PoolNow], models: Iterable[ModelState], lending: LendingEntry | None = None
+) -> tuple[PoolMemory, ...]:
+    """Each pool with what the models have in it, and what is lent of it.
+
+    A model's weights are as large as its file; the rest is its cache. What it has on other machines is none of this
+    one's.
+    """
     weights: dict[str, float] = {}
     rest: dict[str, float] = {}
     for model in models:
@@ -173,6 +185,7 @@ def memory_of(pools: Iterable[PoolNow], models: Iterable[ModelState]) -> tuple[P
             free_bytes=now.free_bytes,
             weights_bytes=round(weights.get(now.pool, 0)),
             kv_bytes=round(rest.get(now.pool, 0)),
+            lent_bytes=sum(lent.bytes for lent in (lending.lent if lending else ()) if lent.pool == now.pool),
         )
         for now in pools
     )
@@ -198,7 +211,7 @@ def report_of(
     return NodeReport(
         status=view.status[:1000],
         hardware=hardware,
-        memory=memory_of(pools, models)[:MAX_POOLS],
+        memory=memory_of(pools, models, view.lending)[:MAX_POOLS],
         models=tuple(told),
         loadable=loadable,
         tokens_per_s=round(sum(model.tokens_now_per_s for model in models), 1),
@@ -208,6 +221,7 @@ def report_of(
             SeenPeer(id=peer.id, name=peer.name[:MAX_NAME_CHARS], state=peer.state, rtt_ms=peer.rtt_ms)
             for peer in view.peers[:MAX_PEERS]
         ),
+        lending=view.lending,
     )
 
 
@@ -299,7 +313,12 @@ def peer_state(peer: Peer, view: FederationView, told: Told | None, now: float) 
             )
             for model in described.models
         )  # fmt: skip
-        report = NodeReport(status="ok", hardware=hardware_of(described.hardware), models=models[:MAX_MODELS])
+        report = NodeReport(
+            status="ok",
+            hardware=hardware_of(described.hardware),
+            models=models[:MAX_MODELS],
+            lending=lending_entry(described.lends),
+        )
         age_s = shown_age_s(peer.silent_s(now))
     return NodeState.of(
         report, node_id=peer.id, name=clean_line(peer.label), url=peer.url, version=clean_line(described.version),

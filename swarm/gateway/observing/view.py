@@ -23,7 +23,7 @@ from swarm.errors import SwarmError
 from swarm.gateway.http.access import PeersAccess
 
 if TYPE_CHECKING:
-    from federation.advertisement import NodeDescription
+    from federation.advertisement import LendOffer, NodeDescription
     from federation.dns_source import ResolvedName
     from federation.membership import Membership, RecentChange
     from federation.peer import AddressRejected, Peer
@@ -104,14 +104,44 @@ class ConductEntry:
     differing: int = 0
 
 
+Count = Annotated[int, Field(ge=0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LentEntry:
+    """Memory that holds a part of `model` for another member, whose name is `node`: so many `bytes` of one `pool`."""
+
+    node: str
+    model: str
+    bytes: Count
+    pool: str = "ram"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LendingEntry:
+    """Memory that a node lends for parts of other members' models: `free_bytes` of `total_bytes` are to be had.
+
+    `build` is that of its llama.cpp: only hosts with the same one use it. While it is `draining` it lends nothing new
+    and wants back what it has lent. `lent` says to whom, of this node alone; `problem`, of a peer, why this node uses
+    nothing of it although it would pool.
+    """
+
+    total_bytes: Count
+    free_bytes: Count
+    build: str
+    draining: bool = False
+    lent: tuple[LentEntry, ...] = ()
+    problem: str | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerEntry:
     """A peer as this node sees it: `state` is alive, suspect or dead, `source` how its address became known.
 
     `engines` says in words with what it computes those of its models of which it tells that, `pooled` which machines
-    those lie on that lie on several. `circuit` is open while
-    requests to it fail and it is left alone. `problems` are facts about its conduct with their
-    numbers, for a person to judge: nothing is done about them.
+    those lie on that lie on several. `circuit` is open while requests to it fail and it is left alone. `problems` are
+    facts about its conduct with their numbers, for a person to judge: nothing is done about them. `lending` is memory
+    that it offers.
     """
 
     id: str
@@ -128,6 +158,7 @@ class PeerEntry:
     problems: tuple[str, ...]
     engines: dict[str, str] = field(default_factory=dict[str, str])
     pooled: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    lending: LendingEntry | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +277,7 @@ class FederationView:
 
     `upstreams` are in the order in which they are asked, `upstream` the first, for readers of earlier versions.
     `records`: it keeps the prompts of its last votes, in memory (--record). `tools` are those that it executes for
-    clients, by their names.
+    clients, by their names. `lending` is memory that it lends to other members (--lend), and to whom.
     """
 
     status: str
@@ -264,6 +295,7 @@ class FederationView:
     upstreams: tuple[UpstreamEntry, ...]
     records: bool
     tools: tuple[str, ...]
+    lending: LendingEntry | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,7 +361,8 @@ class NodeView:
 class ViewSources:
     """Where the view comes from: the parts of a running node. `file_transfers` None: it shares no files.
 
-    A node that never `loads_models` is well without any. `tools` are the names of those that it executes.
+    A node that never `loads_models` is well without any. `tools` are the names of those that it executes. `lent` says
+    who has memory of this node, and `unused_lenders` why it uses none of other members', by their ids.
     """
 
     describe: Callable[[], NodeDescription]
@@ -343,6 +376,8 @@ class ViewSources:
     records: bool = False
     loads_models: bool = True
     tools: Callable[[], tuple[str, ...]] = tuple[str, ...]
+    lent: Callable[[], Sequence[LentEntry]] = tuple[LentEntry, ...]
+    unused_lenders: Callable[[], Mapping[str, str]] = dict[str, str]
 
     def look(self) -> NodeView:
         """The view of this moment. Reads only what is in memory, in about 0.1 ms for each peer."""
@@ -398,6 +433,7 @@ class ViewSources:
         node, membership, now = self.describe(), self.membership, time.monotonic()
         circuits, conduct = self.dispatcher.circuits(), self.dispatcher.conduct()
         upstreams = tuple(map(upstream_entry, self.dispatcher.upstreams))
+        unused = self.unused_lenders()
         served: dict[str, list[str]] = {}
         for replica in self.dispatcher.replicas():
             served.setdefault(replica.model, []).append(replica.node)
@@ -407,7 +443,9 @@ class ViewSources:
             trust=trust_entry(self.trust, peers),
             access=access_entry(self.access, self.trust),
             peers=tuple(
-                peer_entry(peer, now, circuits.get(peer.id, "closed"), *conduct.get(peer.id, (None, ())))
+                peer_entry(
+                    peer, now, circuits.get(peer.id, "closed"), *conduct.get(peer.id, (None, ())), unused.get(peer.id)
+                )
                 for peer in peers
             ),
             changes=tuple(map(change_entry, membership.changes())),
@@ -420,6 +458,7 @@ class ViewSources:
             upstreams=upstreams,
             records=self.records,
             tools=self.tools(),
+            lending=lending_entry(node.lends, lent=self.lent()),
         )
 
 
@@ -466,10 +505,27 @@ def load_entry(load: LoadProgress) -> LoadEntry:
     )
 
 
+def lending_entry(
+    offer: LendOffer | None, lent: Sequence[LentEntry] = (), problem: str | None = None
+) -> LendingEntry | None:
+    """Memory that a node lends, by its offer; None where it lends none. `lent` and `problem` as there."""
+    if offer is None:
+        return None
+    return LendingEntry(
+        total_bytes=offer.bytes_total, free_bytes=offer.bytes_free, build=offer.build, draining=offer.draining,
+        lent=tuple(lent), problem=problem,
+    )  # fmt: skip
+
+
 def peer_entry(
-    peer: Peer, now: float, circuit: str = "closed", account: ConductCounts | None = None, problems: Sequence[str] = ()
+    peer: Peer,
+    now: float,
+    circuit: str = "closed",
+    account: ConductCounts | None = None,
+    problems: Sequence[str] = (),
+    unused: str | None = None,
 ) -> PeerEntry:
-    """`now` is monotonic seconds; `account` None: nothing was asked of it."""
+    """`now` is monotonic seconds; `account` None: nothing was asked of it. `unused`: why its memory is not used."""
     return PeerEntry(
         id=peer.id,
         name=peer.label,
@@ -485,6 +541,7 @@ def peer_entry(
         problems=tuple(problems),
         engines={model.id: model.engine for model in peer.description.models if model.engine},
         pooled={model.id: model.nodes for model in peer.description.models if model.nodes},
+        lending=lending_entry(peer.description.lends, problem=unused),
     )
 
 
@@ -590,7 +647,7 @@ def json_object(entry: object) -> dict[str, object]:
 # What nodes of earlier versions leave out of their answer, and what is read instead: that there is nothing to report.
 _LEFT_OUT: Mapping[str, object] = {
     "trust": {}, "access": {}, "changes": (), "rejected": (), "names": (), "sources": (), "own_models": (),
-    "upstream": None, "records": False, "tools": (),
+    "upstream": None, "records": False, "tools": (), "lending": None,
 }  # fmt: skip
 _LEFT_OUT_OF_TRUST: Mapping[str, object] = {"mode": "open", "problem": None, "absent": ()}
 _LEFT_OUT_OF_ACCESS: Mapping[str, object] = {"api": "anyone", "peers": "anyone", "management": "this machine"}

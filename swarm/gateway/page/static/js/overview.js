@@ -10,6 +10,7 @@ import { html, signal, useMemo, useState } from "./ui.js";
 /** @typedef {import("./types.js").NodeState} NodeState */
 /** @typedef {import("./types.js").OwnModel} OwnModel */
 /** @typedef {import("./types.js").FindingEntry} FindingEntry */
+/** @typedef {import("./types.js").LendingEntry} LendingEntry */
 
 const T = STRINGS.overview;
 const FOLDED = 5;
@@ -141,6 +142,7 @@ function Node({ node }) {
     ${!gone && node.source === "unknown" && html`<p class="soft">${T.silent}</p>`}
     ${!gone && html`<${Figures} node=${node} />`}
     ${!gone && node.memory.length > 0 && html`<${Memory} node=${node} />`}
+    ${!gone && node.lending && html`<${Lending} lending=${node.lending} />`}
     ${!gone && html`<${Models} node=${node} />`}
     ${!gone && names.length > CROWD && html`<details class="soft"><summary>${T.seesMany(names.length)}</summary>${names.join(", ")}</details>`}
     ${!gone && html`<p class="soft">${names.length > CROWD ? "" : names.length ? T.sees(names.join(", ")) : T.seesNobody}${node.age_s > STALE_S ? ` · ${T.seen(duration(node.age_s))}` : ""}</p>`}
@@ -185,20 +187,34 @@ function Memory({ node }) {
     ${node.memory.map((pool) => {
       const total = pool.total_bytes ?? 0;
       const share = (/** @type {number | null} */ count) => (total > 0 && count !== null ? count / total : 0);
-      const other = Math.max(0, total - (pool.free_bytes ?? 0) - pool.weights_bytes - pool.kv_bytes);
+      const other = Math.max(0, total - (pool.free_bytes ?? 0) - pool.weights_bytes - pool.kv_bytes - pool.lent_bytes);
       const words = T.memory(
         poolName(pool.pool),
         bytes(pool.weights_bytes),
         bytes(pool.kv_bytes),
+        pool.lent_bytes ? bytes(pool.lent_bytes) : "",
         bytes(pool.free_bytes),
         bytes(pool.total_bytes),
       );
       return html`<div key=${pool.pool} class="stack">
         <small>${words}</small>
-        <${Bar} label=${words} parts=${[{ share: share(pool.weights_bytes), tone: "weights" }, { share: share(pool.kv_bytes), tone: "kv" }, { share: share(other), tone: "other" }]} />
+        <${Bar} label=${words} parts=${[{ share: share(pool.weights_bytes), tone: "weights" }, { share: share(pool.kv_bytes), tone: "kv" }, { share: share(pool.lent_bytes), tone: "lent" }, { share: share(other), tone: "other" }]} />
       </div>`;
     })}
-    <p class="legend">${Object.entries(T.legend).map(([name, word]) => html`<span class=${name}><i></i>${word}</span>`)}</p>
+    <p class="legend">${Object.entries(T.legend)
+      .filter(([name]) => name !== "lent" || node.memory.some((pool) => pool.lent_bytes > 0))
+      .map(([name, word]) => html`<span class=${name}><i></i>${word}</span>`)}</p>
+  </div>`;
+}
+
+/** What a node lends, and to whom. @param {{lending: LendingEntry}} props */
+function Lending({ lending }) {
+  return html`<div class="stack">
+    <small>${lending.draining ? (lending.lent.length ? T.wantedBack : T.lendsNoMore) : T.lends(bytes(lending.total_bytes), bytes(lending.free_bytes))}</small>
+    ${
+      lending.lent.length > 0 &&
+      html`<ul aria-label=${T.lent}>${lending.lent.map((part, at) => html`<li key=${at}><small>${T.lentTo(bytes(part.bytes), short(part.node, 24), short(part.model, 60))}</small></li>`)}</ul>`
+    }
   </div>`;
 }
 

@@ -22,6 +22,16 @@ export interface OwnModel {
   nodes: string[];
 }
 
+/** Memory that a node lends for parts of other members' models. `lent`: to whom, of a node that tells. */
+export interface LendingEntry {
+  total_bytes: number;
+  free_bytes: number;
+  build: string;
+  draining: boolean;
+  lent: { node: string; model: string; bytes: number; pool: string }[];
+  problem: string | null;
+}
+
 /** Part `node`, by node id: this node and each peer, as each tells of itself. */
 export interface NodeState {
   id: string;
@@ -38,13 +48,14 @@ export interface NodeState {
   since: string | null;
   why: string | null;
   hardware: { cpu: string | null; cores: number | null; ram_bytes: number | null; gpu: string | null; vram_bytes: number | null };
-  memory: { pool: string; total_bytes: number | null; free_bytes: number | null; weights_bytes: number; kv_bytes: number }[];
+  memory: { pool: string; total_bytes: number | null; free_bytes: number | null; weights_bytes: number; kv_bytes: number; lent_bytes: number }[];
   models: OwnModel[];
   loadable: number;
   tokens_per_s: number;
   running: number;
   waiting: number;
   peers: { id: string; name: string; state: string; rtt_ms: number | null }[];
+  lending: LendingEntry | null;
 }
 
 export interface UpstreamEntry {
@@ -83,6 +94,7 @@ export interface FederationView {
     engines: Record<string, string>;
     /** Of its models those that lie on several machines, and which these are. */
     pooled: Record<string, string[]>;
+    lending: LendingEntry | null;
   }[];
   changes: { at: string; peer: string; id: string; state: string; reason: string; times: number }[];
   rejected: { address: string; source: string; why: string; reason: string }[];
@@ -94,6 +106,7 @@ export interface FederationView {
   upstreams: UpstreamEntry[];
   records: boolean;
   tools: string[];
+  lending: LendingEntry | null;
 }
 
 export interface VoteCandidate {
@@ -233,7 +246,7 @@ export interface StoredModel {
 /** `GET /swarm/v1/models[?node=NAME]`. `fit`: the catalogue as it fits now, best first; empty for another node. */
 export interface StoredModels {
   node: string;
-  free: NodeState["memory"];
+  free: { pool: string; total_bytes: number | null; free_bytes: number | null; weights_bytes: number; kv_bytes: number }[];
   data: StoredModel[];
   fit: StoredModel[];
 }
