@@ -33,7 +33,7 @@ MEMORY_ENDED: Final = "memory"
 SERVER_ENDED: Final = "server"
 FROZEN: Final = "frozen"
 
-Lease = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{LEASE_CHARS}}}$")]
+LeaseId = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{LEASE_CHARS}}}$")]
 LentBytes = Annotated[int, Field(ge=1, le=MAX_SIZE_BYTES)]
 Reason = Annotated[str, Field(min_length=1, max_length=MAX_REASON_CHARS), AfterValidator(printable)]
 EndCode = Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z_]+$")]
@@ -64,7 +64,7 @@ class MeasureRequest(WireModel):
 class LendGrant(WireModel):
     """The first line of the answer: what was granted, to be named by whoever opens a byte stream for it."""
 
-    lease: Lease
+    lease: LeaseId
     bytes: LentBytes
     build: BuildWords
     rpc: RpcVersion

@@ -104,7 +104,7 @@ class ConductEntry:
     differing: int = 0
 
 
-Count = Annotated[int, Field(ge=0)]
+HeldBytes = Annotated[int, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ class LentEntry:
 
     node: str
     model: str
-    bytes: Count
+    bytes: HeldBytes
     pool: str = "ram"
 
 
@@ -126,8 +126,8 @@ class LendingEntry:
     nothing of it although it would pool.
     """
 
-    total_bytes: Count
-    free_bytes: Count
+    total_bytes: HeldBytes
+    free_bytes: HeldBytes
     build: str
     draining: bool = False
     lent: tuple[LentEntry, ...] = ()
