@@ -152,6 +152,13 @@ def pooled_load(layers: LayerSizes, asked: AskedLoad, machines: Sequence[PoolMac
     return load, pooled_plan(layers, load, machines)
 
 
+def laid_out(
+    layers: LayerSizes, load: Load, machines: Sequence[PoolMachine], counts: Sequence[int]
+) -> PooledPlan:
+    """The plan that puts `counts` layers on each of `machines`, the host first, whether they have room or not."""
+    return _described(_WeighedLayers(layers, load), machines, counts)
+
+
 class _WeighedLayers:
     """The layers under a load, with what any run of them takes; sums are made once."""
 
