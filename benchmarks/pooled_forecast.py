@@ -231,7 +231,7 @@ async def compared(
         spec = EngineSpec("model", path, CONTEXT_TOKENS, 1, threads=1, build=build, parts=parts, node="here")
         async with aclosing(await llama_server.load(spec)) as engine:
             await measured(engine, 8, 4, 0)
-            runs = [await measured(engine, 48, 60, number) for number in range(1, rounds + 1)]
+            runs = [await measured(engine, 24, 60, number) for number in range(1, rounds + 1)]
     best = Speed(max(run.writes for run in runs), max(run.reads for run in runs))
     progress(
         f"{name} over {lenders} lenders at {rtt_ms:g} ms: writes {best.writes:.1f} tokens/s, "
@@ -244,7 +244,7 @@ async def compared(
 async def forecasts(rounds: int, trips_ms: Sequence[float]) -> list[Figure]:
     build = made_engine("llama-server")
     snapshot = probe_hardware()
-    speed = weights_bytes_per_s(snapshot, ModelMemory("ram", snapshot.memory.free_bytes), 1)
+    speed = weights_bytes_per_s(snapshot, ModelMemory("ram", snapshot.memory.free_bytes), 1, native=True)
     progress(f"weights are read with {speed / 1e9:.1f} GB/s, as this machine says")
     (smollm2,) = [choice for choice in Catalogue.load().choices() if choice.id == SMOLLM2]
     kept = user_cache_path("local-swarm-bench", appauthor=False, ensure_exists=True)

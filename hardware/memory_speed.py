@@ -26,6 +26,9 @@ TRAFFIC: Final = 2  # bytes that pass for each byte copied: one is read, one wri
 # 0.5B to 1B parameters in Q4_K and Q8_0, took 9 to 12 GB/s on one core whose copies passed 17; older cores take less.
 MEMORY_SHARE: Final = 0.7
 CORE_BYTES_PER_S: Final = 10e9
+# ... of builds for the very machine, on a core with products of whole numbers: 28 GB/s of Q8_0 where copies pass 42.
+NATIVE_CORE_BYTES_PER_S: Final = 28e9
+NATIVE_VECTORS: Final = frozenset({"avx512_vnni", "avx_vnni"})
 PLAIN_CORE_BYTES_PER_S: Final = 2.5e9  # without vector instructions for whole numbers
 VECTORS: Final = frozenset({"avx2", "avx512f", "neon", "dotprod"})
 
@@ -40,9 +43,12 @@ APPLE_BYTES_PER_S: Final = {
 }  # fmt: skip
 
 
-def weights_bytes_per_s(snapshot: HardwareSnapshot, memory: ModelMemory, threads: int | None = None) -> float:
+def weights_bytes_per_s(
+    snapshot: HardwareSnapshot, memory: ModelMemory, threads: int | None = None, *, native: bool = False
+) -> float:
     """Bytes of weights read a second by a model in `memory`, computed by `threads` (None: all usable cores but one).
 
+    `native`: by a build of llama.cpp that was made for this machine's processor, as one that lends or pools is.
     Blocks for about 0.2 s the first time where the CPU computes, or an unknown chip.
     """
     if memory.pool == "vram":
@@ -58,7 +64,10 @@ def weights_bytes_per_s(snapshot: HardwareSnapshot, memory: ModelMemory, threads
     threads = threads or max(1, usable - 1)
     known = snapshot.cpu.instruction_sets
     has_vectors = known is None or not VECTORS.isdisjoint(known)
-    arithmetic = threads * (CORE_BYTES_PER_S if has_vectors else PLAIN_CORE_BYTES_PER_S)
+    core_bytes_per_s = CORE_BYTES_PER_S if has_vectors else PLAIN_CORE_BYTES_PER_S
+    if native and not NATIVE_VECTORS.isdisjoint(known or ()):
+        core_bytes_per_s = NATIVE_CORE_BYTES_PER_S
+    arithmetic = threads * core_bytes_per_s
     return min(MEMORY_SHARE * copied_bytes_per_s(min(threads, MOST_COPIERS), touched_bytes), arithmetic)
 
 

@@ -46,8 +46,10 @@ SLOW_RTT_S: Final = 0.010  # above it a lender costs more than its memory gives 
 MOST_RTT_S: Final = 0.030  # above it (a busy Wi-Fi, another town) a lender is taken only by its name
 
 TRIPS_PER_TOKEN: Final = 1.0  # round trips to a lender for one graph
-GRAPH_OVERHEAD_S: Final = 0.0005  # of a graph call on a lender, beside its round trips
-PREFILL_GAIN: Final = 5.0  # a prompt's token in a batch takes this much less than one that is written
+GRAPH_OVERHEAD_S: Final = 0.0004  # of a graph call on a lender, beside its round trips
+# A prompt's token takes this much less than one that is written, its share of the output matrix apart: on one core of a
+# processor, with Q8_0; more cores, and above all graphics cards, read prompts faster than is said.
+PREFILL_GAIN: Final = 1.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +154,7 @@ def pooled_load(layers: LayerSizes, asked: AskedLoad, machines: Sequence[PoolMac
     return load, pooled_plan(layers, load, machines)
 
 
-def laid_out(
-    layers: LayerSizes, load: Load, machines: Sequence[PoolMachine], counts: Sequence[int]
-) -> PooledPlan:
+def laid_out(layers: LayerSizes, load: Load, machines: Sequence[PoolMachine], counts: Sequence[int]) -> PooledPlan:
     """The plan that puts `counts` layers on each of `machines`, the host first, whether they have room or not."""
     return _described(_WeighedLayers(layers, load), machines, counts)
 
@@ -271,7 +271,8 @@ def _pass_s(model: _WeighedLayers, machines: Sequence[PoolMachine], counts: Sequ
         if machine.bytes_per_s is None:
             return None
         end += count
-        seconds += model.read_bytes(end - count, end) * gain / machine.bytes_per_s
+        read_end = end if tokens == 1 else min(end, layers.layers - 1)
+        seconds += model.read_bytes(end - count, read_end) * gain / machine.bytes_per_s
         if machine.node_id is not None:
             passing = layers.hidden * tokens + (layers.vocab if end == layers.layers else layers.hidden * tokens)
             link_s = 0.0 if machine.link_bytes_per_s is None else passing * FLOAT32_BYTES / machine.link_bytes_per_s

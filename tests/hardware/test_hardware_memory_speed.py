@@ -45,6 +45,21 @@ def test_the_slower_of_memory_and_arithmetic_counts(
 
 
 @pytest.mark.parametrize(
+    ("cores", "sets", "expected"),
+    [
+        (2, ("avx2", "avx512_vnni"), MEMORY_SHARE * 40e9),  # one core takes all that the memory gives
+        (2, ("avx2",), CORE_BYTES_PER_S),
+        (2, None, CORE_BYTES_PER_S),
+    ],
+)
+def test_a_build_for_this_machine_uses_what_its_cores_have(
+    copies: list[int], cores: int, sets: tuple[str, ...] | None, expected: float
+) -> None:
+    snapshot = HardwareSnapshot(Cpu(usable_cores=cores, instruction_sets=sets))
+    assert weights_bytes_per_s(snapshot, RAM, native=True) == expected
+
+
+@pytest.mark.parametrize(
     ("size_gib", "least", "most"), [(8, 100e9, 200e9), (16, 150e9, 300e9), (48, 400e9, 800e9), (141, 1000e9, 5000e9)]
 )
 def test_a_card_is_as_fast_as_the_slowest_of_its_size(
