@@ -339,7 +339,7 @@ test("hostile names and answers stay text", async () => {
       since: null,
       why: hostile,
       hardware: { cpu: hostile, cores: 1, ram_bytes: 1, gpu: null, vram_bytes: null },
-      memory: [{ pool: hostile, total_bytes: 1, free_bytes: 1, weights_bytes: 0, kv_bytes: 0 }],
+      memory: [{ pool: hostile, total_bytes: 1, free_bytes: 1, weights_bytes: 0, kv_bytes: 0, lent_bytes: 0 }],
       models: [
         {
           id: hostile,
@@ -363,6 +363,14 @@ test("hostile names and answers stay text", async () => {
       running: 0,
       waiting: 0,
       peers: [{ id: "y", name: hostile, state: "alive", rtt_ms: 1 }],
+      lending: {
+        total_bytes: 2,
+        free_bytes: 1,
+        build: hostile,
+        draining: false,
+        lent: [{ node: hostile, model: hostile, bytes: 1, pool: hostile }],
+        problem: hostile,
+      },
     };
     const log = Object.fromEntries(
       Array.from({ length: 1000 }, (_, at) => [
