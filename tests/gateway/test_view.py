@@ -178,7 +178,7 @@ async def test_a_model_over_several_machines_is_one_everywhere_and_says_which_th
 async def test_lent_memory_is_told_by_the_lender_and_what_it_offers_by_everybody() -> None:
     lends = NodeOptions(lends=OFFER, lent=lambda: [LENT])
     async with RunningNode("attic", ready(ScriptedEngine(saying("yes"))), options=lends) as attic:
-        unused = {attic.id: "its llama.cpp is b11434, and this node's b11500"}
+        unused = {"attic": "its llama.cpp is b11434, and this node's b11500"}
         options = NodeOptions(peers=[attic.address], unused_lenders=unused)
         kitchen = RunningNode("kitchen", ready(ScriptedEngine(saying("yes"))), options=options)
         async with kitchen, connect(attic.url) as at_attic, connect(kitchen.url) as at_kitchen:
@@ -193,16 +193,16 @@ async def test_lent_memory_is_told_by_the_lender_and_what_it_offers_by_everybody
     assert own["lending"] == {**offer, "lent": [lent], "problem": None}
     assert state["lending"] == own["lending"], "for the pages of others"
     assert seen["lending"] is None
-    assert seen["peers"][0]["lending"] == {**offer, "lent": [], "problem": unused[attic.id]}
+    assert seen["peers"][0]["lending"] == {**offer, "lent": [], "problem": unused["attic"]}
     assert (gauges["swarm_lending_bytes",], gauges["swarm_lent_bytes",]) == (8 * GIB_BYTES, 5 * GIB_BYTES)
     assert (gauges["swarm_lent_parts",], none["swarm_lent_parts",], none["swarm_lending_bytes",]) == (1, 0, 0)
     lines = render(parse_view(own)).splitlines()
     at = lines.index("  lends 8.0 GiB of memory, 3.0 GiB free (llama.cpp b11434)")
     assert lines[at + 1] == "    5.0 GiB to study for qwen3:32b"
     lines = render(parse_view(seen)).splitlines()
-    assert f"    lends 8.0 GiB of memory, 3.0 GiB free, unused: {unused[attic.id]}" in lines
+    assert f"    lends 8.0 GiB of memory, 3.0 GiB free, unused: {unused['attic']}" in lines
     entry = found[f"lender:{attic.id}"]
-    assert entry.what == f"attic lends memory that this node does not use: {unused[attic.id]}"
+    assert entry.what == f"attic lends memory that this node does not use: {unused['attic']}"
     assert "swarm engines install native" in entry.remedy
 
 

@@ -20,6 +20,7 @@ from swarm.gateway.observing.view import FederationView, NodeView, OwnModel, Pee
 FindingLevel = Literal["problem", "warning", "note"]
 MAX_FINDINGS: Final = 200  # told at once; whoever has more sees the gravest first
 MAX_CHARS: Final = 400  # of each sentence: peers choose some of the words
+WAITING: Final = "waiting for "  # how the reason begins of a model that no lenders can be had for
 
 LITTLE_MEMORY_BYTES: Final = 2 * GIB_BYTES  # the smallest models worth talking to need about one
 NO_MEMORY_BYTES: Final = 256 * MIB_BYTES  # a node with the embedded model takes 150 MiB
@@ -217,14 +218,14 @@ def _of_lending(view: FederationView) -> Iterator[FindingEntry]:
 
 def model_trouble(model: OwnModel) -> Trouble | None:
     """Of a model that failed, or does not run as it should."""
-    if model.state == "failed" and model.nodes:
-        who = " and ".join(model.nodes[1:]) or "the others"
-        said = f"model {model.id} is not there: {model.reason or 'no reason is known'}"
-        remedy = f"start {who} again, or lend memory on another machine (--lend): it is loaded by itself then"
-        return Trouble("problem", said, remedy)
+    reason = model.problem or model.reason or "no reason is known"
+    if model.state == "failed" and (model.nodes or reason.startswith(WAITING)):
+        again = f"start {' and '.join(model.nodes[1:])} again, or lend" if model.nodes[1:] else "lend"
+        remedy = f"{again} memory on another machine (`swarm --lend`): the model is loaded by itself then"
+        return Trouble("problem", f"model {model.id} is not there: {reason}", remedy)
     if model.state == "failed":
         remedy = "load it again (`swarm models load`); `swarm doctor` looks at the engine and at the file"
-        return Trouble("problem", f"model {model.id} failed: {model.reason or 'no reason is known'}", remedy)
+        return Trouble("problem", f"model {model.id} failed: {model.reason or reason}", remedy)
     if model.problem is not None:
         remedy = "wait a moment: its engine is started again; if it stays, unload it and load it anew"
         return Trouble("problem", f"model {model.id}: {model.problem}", remedy)

@@ -362,7 +362,7 @@ class ViewSources:
     """Where the view comes from: the parts of a running node. `file_transfers` None: it shares no files.
 
     A node that never `loads_models` is well without any. `tools` are the names of those that it executes. `lent` says
-    who has memory of this node, and `unused_lenders` why it uses none of other members', by their ids.
+    who has memory of this node, and `unused_lenders` why it uses none of other members', by their names here.
     """
 
     describe: Callable[[], NodeDescription]
@@ -444,7 +444,11 @@ class ViewSources:
             access=access_entry(self.access, self.trust),
             peers=tuple(
                 peer_entry(
-                    peer, now, circuits.get(peer.id, "closed"), *conduct.get(peer.id, (None, ())), unused.get(peer.id)
+                    peer,
+                    now,
+                    circuits.get(peer.id, "closed"),
+                    *conduct.get(peer.id, (None, ())),
+                    unused.get(peer.label),
                 )
                 for peer in peers
             ),
