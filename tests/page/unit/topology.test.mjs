@@ -31,7 +31,12 @@ test("of a crowd this node is first, and names keep what they differ in", () => 
 });
 
 test("a line for each two, the worse opinion counts, and nobody unknown is joined", () => {
-  const node = (id, peers) => ({ id, peers: peers.map(([peer, state, rtt_ms]) => ({ id: peer, name: peer, state, rtt_ms })) });
+  const node = (id, peers) => ({
+    id,
+    name: id,
+    models: [],
+    peers: peers.map(([peer, state, rtt_ms]) => ({ id: peer, name: peer, state, rtt_ms })),
+  });
   const links = linksOf([
     node("a", [
       ["b", "alive", 2],
@@ -42,5 +47,21 @@ test("a line for each two, the worse opinion counts, and nobody unknown is joine
       ["b", "alive", 0],
     ]),
   ]);
-  assert.deepEqual(links, [{ from: "a", to: "b", state: "suspect", rtt_ms: 2 }]);
+  assert.deepEqual(links, [{ from: "a", to: "b", state: "suspect", rtt_ms: 2, lends: false }]);
+});
+
+test("a line to whoever has a part of a model, whichever of the two is told of first", () => {
+  const node = (id, nodes = []) => ({
+    id: `id-${id}`,
+    name: id,
+    models: [{ id: "m", nodes }],
+    peers: ["a", "b", "c"].map((peer) => ({ id: `id-${peer}`, name: peer, state: "alive", rtt_ms: 1 })),
+  });
+  const lending = (nodes) =>
+    linksOf(nodes)
+      .filter((link) => link.lends)
+      .map((link) => `${link.from} ${link.to}`);
+  assert.deepEqual(lending([node("a"), node("b"), node("c")]), []);
+  assert.deepEqual(lending([node("a", ["a", "b"]), node("b"), node("c")]), ["id-a id-b"]);
+  assert.deepEqual(lending([node("a"), node("b", ["b", "a", "gone"]), node("c")]), ["id-a id-b"]);
 });

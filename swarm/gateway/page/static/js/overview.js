@@ -93,7 +93,9 @@ function Topology({ nodes }) {
       ${links.map((link) => {
         const [from, to] = [places.get(link.from), places.get(link.to)];
         return (
-          from && to && html`<line key=${`${link.from} ${link.to}`} class=${link.state} x1=${from.x} y1=${from.y} x2=${to.x} y2=${to.y} />`
+          from &&
+          to &&
+          html`<line key=${`${link.from} ${link.to}`} class=${link.lends ? `${link.state} lends` : link.state} x1=${from.x} y1=${from.y} x2=${to.x} y2=${to.y} />`
         );
       })}
       ${times.map((link) => {
@@ -116,6 +118,7 @@ function Topology({ nodes }) {
         </g>`;
       })}
     </svg>
+    ${links.some((link) => link.lends) && html`<p class="soft">${T.lendsLine}</p>`}
   </section>`;
 }
 

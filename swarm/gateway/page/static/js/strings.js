@@ -119,6 +119,7 @@ export const STRINGS = {
     vram: (/** @type {string} */ number) => `GPU memory ${number}`,
     legend: { weights: "weights", kv: "conversations", lent: "lent", other: "other programs", free: "free" },
     lends: (/** @type {string} */ total, /** @type {string} */ free) => `Lends ${total} of memory to members, ${free} of it free`,
+    lendsLine: "A thick line joins a model's host with a machine that has a part of it.",
     lendsNoMore: "Lends no more memory",
     wantedBack: "Lends no more memory: what is lent goes back",
     lent: "Memory lent",

@@ -3,7 +3,7 @@
 
 /** @typedef {import("./types.js").NodeState} NodeState */
 /** @typedef {{id: string, x: number, y: number, side: -1 | 0 | 1}} Place `side` of a crowd: its left or its right column */
-/** @typedef {{from: string, to: string, state: string, rtt_ms: number | null}} Link */
+/** @typedef {{from: string, to: string, state: string, rtt_ms: number | null, lends: boolean}} Link `lends`: one has a part of a model of the other */
 
 /** Widths of the picture: its words stay readable where it is drawn at that many pixels. */
 export const WIDTH = 640;
@@ -57,6 +57,9 @@ export function cutInside(name, most) {
 export function linksOf(nodes) {
   const known = new Set(nodes.map((node) => node.id));
   const worse = ["alive", "suspect", "dead"];
+  const ids = new Map(nodes.map((node) => [node.name, node.id]));
+  const lends = (/** @type {NodeState} */ host, /** @type {string} */ id) =>
+    host.models.some((model) => model.nodes.some((name) => name !== host.name && ids.get(name) === id));
   /** @type {Map<string, Link>} */
   const links = new Map();
   for (const node of nodes) {
@@ -66,7 +69,13 @@ export function linksOf(nodes) {
       const key = `${from} ${to}`;
       const before = links.get(key);
       const state = before && worse.indexOf(before.state) > worse.indexOf(peer.state) ? before.state : peer.state;
-      links.set(key, { from: from ?? "", to: to ?? "", state, rtt_ms: peer.rtt_ms ?? before?.rtt_ms ?? null });
+      links.set(key, {
+        from: from ?? "",
+        to: to ?? "",
+        state,
+        rtt_ms: peer.rtt_ms ?? before?.rtt_ms ?? null,
+        lends: before?.lends || lends(node, peer.id),
+      });
     }
   }
   return [...links.values()];
