@@ -32,7 +32,7 @@ ANSWER_S: Final = 30.0
 VLLM_OPTIONS: Final = frozenset(
     [
         "--served-model-name", "--host", "--port", "--max-model-len", "--gpu-memory-utilization",
-        "--enable-auto-tool-choice", "--tool-call-parser", "--tensor-parallel-size",
+        "--enable-auto-tool-choice", "--tool-call-parser", "--reasoning-parser", "--tensor-parallel-size",
     ]
 )  # fmt: skip
 
