@@ -405,6 +405,7 @@ class PeerRecords:
     def _view(self, record: Record, name_counts: Counter[str]) -> Peer:
         description = record.description
         is_shared = name_counts[description.name] > 1
+        sources = [contact.source for contact in self.contacts_of(record)]
         return Peer(
             id=description.id,
             label=f"{description.name}-{description.id[:_LABEL_ID_CHARS]}" if is_shared else description.name,
@@ -412,7 +413,7 @@ class PeerRecords:
             description=description,
             address=record.route,
             addresses=tuple(record.addresses),
-            source=max(contact.source for contact in self.contacts_of(record)),
+            source=max(sources),
             rtt_ms=self.contacts[record.route].rtt_ms,
             last_answer_at=record.last_answer_at,
             described_at=record.described_at,

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import random as random_module
 from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Concatenate, ParamSpec, TypeVar
 
 from federation.advertisement import MAX_HINTS, Loadables, NodeDescription, PeerHint
 from federation.hostport import Address, same_host, worth_a_probe
@@ -55,6 +57,21 @@ _MUCH_FASTER = 0.5  # another address replaces a working one only at half its ro
 _NOTICEABLE_MS = 2.0  # and only if the difference is more than this
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _event(method: Callable[Concatenate[PeerTable, P], R]) -> Callable[Concatenate[PeerTable, P], R]:
+    """What may change a table: the snapshots made before are not given again."""
+
+    @wraps(method)
+    def changing(self: PeerTable, *arguments: P.args, **named: P.kwargs) -> R:
+        self._alive = None  # pyright: ignore[reportPrivateUsage]  # its own class's
+        return method(self, *arguments, **named)
+
+    return changing
+
+
 class PeerTable:
     """Every node that has answered, every address proposed, and what is to be probed next.
 
@@ -71,6 +88,7 @@ class PeerTable:
     - A peer has at least one address, at most `TableBounds.addresses_per_peer`, and its route is one of them.
     - This node is not a peer of its own, there are at most `TableBounds.peers` peers, and no contact is a host name.
     - Only a peer that has joined is alive or suspect, and only a known run of it was described by its last answer.
+    - What `alive` shows is what is held.
     - At most MAX_PROBES_AT_ONCE probes are under way to an address; while one is, it is known since when the address
       has been silent. Refusals are failures.
     """
@@ -95,9 +113,11 @@ class PeerTable:
         self._schedule = ProbeSchedule(self._timing, random)
         self._hints = HintAllowance()
         self._looked_at: float | None = None
+        self._alive: tuple[Peer, ...] | None = None  # as last shown, since the last event
 
     # Events: each returns what it changed.
 
+    @_event
     def proposed(self, address: Address, source: Source, now: float, node_id: str | None = None) -> Changes:
         """Somebody says a node may answer there. It will be probed; a known address that is not alive, soon.
 
@@ -119,6 +139,7 @@ class PeerTable:
             contact.due_at = min(contact.due_at, self._schedule.next_in_step(contact, now))
         return ()
 
+    @_event
     def probe_answered(self, address: Address, answer: ProbeAnswer, rtt_ms: float, now: float) -> Changes:
         """A probe brought a valid description. Other probes of that address, still under way, may be given up."""
         contact = self._held.contacts.get(address)
@@ -150,6 +171,7 @@ class PeerTable:
         contact.succeed(rtt_ms, now)
         return (*moved, *self._refresh(record, contact, answer, now))
 
+    @_event
     def probe_failed(self, address: Address, reason: str, refused: bool, now: float, why: Why = Why.DOWN) -> Changes:
         """A probe brought nothing acceptable. `refused`: the machine answered that nobody listens."""
         self._notice_stall(now)
@@ -169,6 +191,7 @@ class PeerTable:
         contact.due_at = self._schedule.after_failure(contact, standing, now, self._held.lost)
         return changes
 
+    @_event
     def traffic_ok(self, node_id: str, now: float) -> Changes:
         """A real request was answered: proof of life, though only a probe brings a dead peer back."""
         record = self._held.records.get(node_id)
@@ -185,6 +208,7 @@ class PeerTable:
         self._board.retract(node_id)
         return (PeerChanged(self._held.view(record), PeerState.SUSPECT, "answers requests again"),)
 
+    @_event
     def traffic_failed(self, node_id: str, now: float) -> Changes:
         """A real request failed: a suspicion, which a probe confirms or refutes at once. Never fatal by itself."""
         record = self._held.records.get(node_id)
@@ -194,6 +218,7 @@ class PeerTable:
         self._held.contacts[record.route].due_at = now
         return changes
 
+    @_event
     def goodbye(self, node_id: str, now: float, instance: str | None = None, remote: str | None = None) -> Changes:
         """It says that it leaves: believed until it answers a probe without `draining`.
 
@@ -208,6 +233,7 @@ class PeerTable:
             return self.doubted(node_id, now)
         return self._leave(record, "said goodbye", now)
 
+    @_event
     def expelled(self, node_id: str, reason: str, now: float) -> Changes:
         """It may not be a peer any more: out now. Its addresses are asked again, in case it may be one later."""
         record = self._held.records.get(node_id)
@@ -219,6 +245,7 @@ class PeerTable:
             contact.since = now
         return changes
 
+    @_event
     def doubted(self, node_id: str, now: float) -> Changes:
         """A hint that it left (an mDNS goodbye, which lost multicast imitates): probe soon, conclude nothing."""
         record = self._held.records.get(node_id)
@@ -226,6 +253,7 @@ class PeerTable:
             self._hurry(record, now)
         return ()
 
+    @_event
     def news_received(self, news: Iterable[News], sender_id: str, now: float, remote: str | None = None) -> Changes:
         """What another node found: reasons to probe at once, within an allowance, and never more than that.
 
@@ -249,6 +277,7 @@ class PeerTable:
                 self._hurry(record, now)
         return ()
 
+    @_event
     def called(self, node_id: str, now: float, remote: str | None = None) -> Changes:
         """It asks this node: no proof that it can be asked, but a reason to try, and not to forget it.
 
@@ -260,6 +289,7 @@ class PeerTable:
             self._hurry(record, now)
         return ()
 
+    @_event
     def withdrawn(self, address: Address) -> Changes:
         """A person took it off the list: from now on it stays only as long as it is of use."""
         contact = self._held.contacts.get(address)
@@ -267,12 +297,14 @@ class PeerTable:
             contact.source = Source.EXCHANGE
         return ()
 
+    @_event
     def woke(self, now: float) -> Changes:
         """This machine slept, or moved to another network: nothing known is sure any more. Probe everything."""
         for contact in self._held.contacts.values():
             contact.due_at = now
         return ()
 
+    @_event
     def tick(self, now: float) -> Changes:
         """Judge the silent and forget the lost; what a person gave with --peer never. Call it each second at least."""
         self._notice_stall(now)
@@ -318,6 +350,7 @@ class PeerTable:
         verdicts = (self._verdict_at(record) for record in self._held.records.values())
         return min((at for at in (*starts, *verdicts) if at is not None), default=None)
 
+    @_event
     def due_lists(self, now: float) -> tuple[Peer, ...]:
         """The peers to ask now for what they could load; each counts as being asked until `list_received`."""
         records = self._held.records.values()
@@ -329,6 +362,7 @@ class PeerTable:
             record.listing.start(now, self._timing)
         return tuple(self._held.view(record) for record in due[: max(room, 0)])
 
+    @_event
     def list_received(self, node_id: str, found: Loadables | None, now: float) -> None:
         """What that peer could load came, None where it could not be had: then it is asked ever more rarely."""
         record = self._held.records.get(node_id)
@@ -339,6 +373,11 @@ class PeerTable:
 
     def alive(self) -> tuple[Peer, ...]:
         """The peers that may be routed to: alive ones first, then suspects; never a dead one."""
+        if self._alive is None:
+            self._alive = self._seen_alive()
+        return self._alive
+
+    def _seen_alive(self) -> tuple[Peer, ...]:
         members = [peer for peer in self._held.views() if peer.state is not PeerState.DEAD]
         return tuple(sorted(members, key=lambda peer: peer.state is PeerState.SUSPECT))
 
@@ -401,6 +440,7 @@ class PeerTable:
                 record.answer is None or record.answer.description == record.description,
                 f"{node_id} is described otherwise than by its last answer",
             )
+        check(self._alive in (None, self._seen_alive()), "who is alive has changed, and the old is still shown")
         for address in self._held.contacts:
             check(not address.is_name, f"{address} is a host name, which nobody probes")
 

@@ -65,7 +65,8 @@ from swarm.registry.stored import ModelStore
 from swarm.registry.weights_file import NO_WEIGHTS, WEIGHTS_FILE, Weights, read_weights
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.loadables import OwnLoadables, Stock, look_at, peer_stocks
-from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
+from swarm.routing.replicas import own_sizes, served_models
+from swarm.routing.told_models import ToldKeeper, ToldModels
 from swarm.routing.upstream import Upstream, Upstreams
 from swarm.tools.joined_hosts import JoinedHosts
 from swarm.tools.local_host import LocalToolHost
@@ -120,6 +121,7 @@ class Node:
         self.models: NodeModels | None = None
         self._default_model: str | None = None
         self._told_of_others = False
+        self._told = ToldKeeper()
         self._upstream_lines: list[str] = []
         self._instructions: ToolInstructions | None = None
         self._tool_host: ToolHost | None = None
@@ -147,9 +149,9 @@ class Node:
         if self.discovery is not None:
             await asyncio.gather(self.discovery.close(), self.membership.say_goodbye())
 
-    def _peers(self) -> tuple[Replica, ...]:
+    def _peers(self) -> tuple[ToldModels, ...]:
         members = self.setup.trust.mode == "paired"
-        return peer_replicas(self.membership.alive(), own_sizes(self.pool.states()), members)
+        return self._told.of(self.membership.alive(), own_sizes(self.pool.states()), members)
 
     def _peer_stocks(self) -> tuple[Stock, ...]:
         return peer_stocks(self.membership.alive(), self.setup.trust.mode == "paired")

@@ -106,7 +106,6 @@ from swarm.routing.replicas import (
     NameKeeper,
     Replica,
     ReplicaKey,
-    called_by,
     holders_of,
     local_replicas,
     model_names,
@@ -117,6 +116,7 @@ from swarm.routing.replicas import (
 from swarm.routing.router import DEFAULT_LIMITS, AnswerListener, FailureLimits, Router, RoutingListener
 from swarm.routing.rules import RoutingRules, names_of, node_called, on_node
 from swarm.routing.single import FAILING_OVER, SingleAnswer
+from swarm.routing.told_models import NamedKeeper, ServedByPeers, ToldModels, told_replicas
 from swarm.routing.upstream import UpstreamOffer, Upstreams, last_resorts, order_for, upstream_replicas, who_can
 from swarm.routing.utilities import UtilityCall, UtilityRoom
 from swarm.workers.model_workers import LoadProgress
@@ -145,7 +145,7 @@ class Dispatcher:
     def __init__(
         self,
         pool: WorkerPool,
-        peers: Callable[[], tuple[Replica, ...]],
+        peers: Callable[[], tuple[ToldModels, ...]],
         client: PeerClient,
         report_traffic: Callable[[str, bool], None],
         node_id: str,
@@ -169,6 +169,7 @@ class Dispatcher:
         self._loadables = loadables or OwnLoadables()
         self._peer_stocks = peer_stocks
         self._names = NameKeeper()
+        self._named = NamedKeeper()
         self._stock_index = StockIndex()
         self._stored_sizes: tuple[tuple[LoadableModel, ...], dict[str, int]] = ((), {})
         self._router = Router(report_traffic, rules, limits=failure_limits)
@@ -190,6 +191,12 @@ class Dispatcher:
             return self._router.with_local_knowledge(self._here(), everything=False)
         return self._router.with_local_knowledge(self._peers()) if self._leaving() else self._everywhere()
 
+    def _replicas_of(self, name: str) -> tuple[Replica, ...]:
+        """Those of `replicas()` that are of one model, without a look at all the others."""
+        here, served = () if self._leaving() else self._here(), self._served()
+        wanted = (*(replica for replica in here if replica.model == name), *served.called(name))
+        return self._router.with_local_knowledge_of(wanted, here, served)
+
     def _here(self) -> tuple[Replica, ...]:
         return local_replicas(self._pool.states(), self._node_id, self.node)
 
@@ -207,16 +214,18 @@ class Dispatcher:
         known: dict[str, tuple[str, ...]] = {self._node_id: (self.node,)}
         for stock in self._peer_stocks():
             known[stock.node_id] = (stock.node, stock.name or stock.node)
-        for replica in self._told():
+        for replica in told_replicas(self._told()):
             known[replica.node_id] = names_of(replica)[1:]
         return node_called(name, known)
 
     def _peers(self) -> tuple[Replica, ...]:
         """What peers serve, by the names that models have here."""
+        return self._served().replicas
+
+    def _served(self) -> ServedByPeers:
         told = self._told()
-        if not told:
-            return ()
-        return called_by(self._model_names(told, self._peer_stocks()), told, self._own_sizes())
+        names = self._model_names(told, self._peer_stocks()) if told else KnownNames()
+        return self._named.of(told, names, self._own_sizes() if told else {})
 
     def _own_sizes(self) -> dict[str, int]:
         models, sizes = self._stored_sizes
@@ -225,12 +234,13 @@ class Dispatcher:
             self._stored_sizes = now, sizes
         return sizes | own_sizes(self._pool.states())
 
-    def _model_names(self, told: tuple[Replica, ...], stocks: tuple[Stock, ...]) -> KnownNames:
+    def _model_names(self, told: tuple[ToldModels, ...], stocks: tuple[Stock, ...]) -> KnownNames:
         """What models are called here, by what this node and its peers have, loaded or not."""
         states = self._pool.states()
         own = local_replicas(states, self._node_id, self.node) + resting_replicas(states, self._node_id, self.node)
-        stored = (Holder(self._node_id, self._node_id, True, self._loadables.models()),)
-        return self._names.names(holders_of(own + told) + stored + tuple(stock.holder for stock in stocks))
+        stored = Holder(self._node_id, self._node_id, True, self._loadables.models())
+        served = (each.holder for each in told if each.holder is not None)
+        return self._names.names((*holders_of(own), *served, stored, *(stock.holder for stock in stocks)))
 
     @property
     def names(self) -> KnownNames:
@@ -244,7 +254,7 @@ class Dispatcher:
         """
         stocks, told = self._peer_stocks(), self._told()
         names, sizes = self._model_names(told, stocks), self._own_sizes()
-        running = {replica.key for replica in told}
+        running = {replica.key for replica in told_replicas(told)}
         running |= {(self._node_id, state.model_id) for state in self._pool.states() if state.phase == "ready"}
         if not self._leaving():
             stocks = (self._own_stock(), *stocks)
@@ -253,21 +263,30 @@ class Dispatcher:
         return self._router.with_local_knowledge(found, everything=False)
 
     def _standing(
-        self, name: str, local_only: bool = False, seeing: bool = False, node: str | None = None
+        self,
+        name: str,
+        local_only: bool = False,
+        seeing: bool = False,
+        node: str | None = None,
+        only: bool = False,
     ) -> tuple[Replica, ...]:
         """Where models run, and behind them where the one called `name` could be loaded, if nobody runs it.
 
         Or, for a request that wants one `seeing`, where it could be loaded with its image part, if nobody runs it so. A
         model that runs is loaded once more where its queue is longer than that takes. For the alias nothing is loaded
         while anything runs; then it is this node's default model. Where the request names a `node`, only of that one.
+        `only`: others that run are of no use to the request, where that one does.
         """
-        ready = on_node(node, self.replicas(local_only))
-        if name == SWARM_ALIAS:
-            if any(replica.capabilities.generates for replica in ready):
-                return ready
-            default = self._default_model()
-            return ready if default is None else (*ready, *self._could_load(default, local_only, node))
-        running = [replica for replica in ready if replica.model == name]
+        if only and not local_only and name != SWARM_ALIAS and (of_it := on_node(node, self._replicas_of(name))):
+            ready = running = of_it
+        else:
+            ready = on_node(node, self.replicas(local_only))
+            if name == SWARM_ALIAS:
+                if any(replica.capabilities.generates for replica in ready):
+                    return ready
+                default = self._default_model()
+                return ready if default is None else (*ready, *self._could_load(default, local_only, node))
+            running = [replica for replica in ready if replica.model == name]
         if not running:
             return (*ready, *self._could_load(name, local_only, node))
         if seeing and not any(replica.capabilities.vision for replica in running):
@@ -281,7 +300,9 @@ class Dispatcher:
     def _standing_for(
         self, request: GenerationRequest, local_only: bool, node: str | None = None
     ) -> tuple[Replica, ...]:
-        return self._standing(request.model, local_only, has_images(request), node)
+        seeing = has_images(request)
+        only = not seeing and request.suffix is None  # where a skill is wanted, it is told who else has it
+        return self._standing(request.model, local_only, seeing, node, only)
 
     def _could_load(self, name: str, local_only: bool, node: str | None) -> tuple[Replica, ...]:
         """The places, the best first."""
@@ -335,7 +356,7 @@ class Dispatcher:
         return any(replica.slots_free for replica in self._router.with_local_knowledge(self._peers(), everything=False))
 
     def _is_peer(self, node_id: str) -> bool:
-        return any(replica.node_id == node_id for replica in self._told())
+        return any(told.node_id == node_id for told in self._told())
 
     @property
     def pills(self) -> PoisonPills:
@@ -493,10 +514,12 @@ class Dispatcher:
         self, able: Sequence[Replica], ready: Sequence[Replica], voters: Sequence[Replica], options: VoteOptions
     ) -> tuple[LeftOut, ...]:
         if len({replica.model for replica in able}) < 2:  # nearly always: no models are compared, and nodes by weights
-            able = tuple(replica for replica in ready if replica not in voters)
+            said = {replica.key for replica in voters}
+            able = () if voters is ready else tuple(replica for replica in ready if replica.key not in said)
         if not able:
             return ()
-        sizes = {replica.model: replica.params for replica in self.replicas() if replica.params is not None}
+        everybody = (*self._here(), *self._peers())
+        sizes = {replica.model: replica.params for replica in everybody if replica.params is not None}
         return left_out(able, voters, options.wants_a_vote, sizes)
 
     def _able(

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Container, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -144,9 +144,9 @@ class Outstanding:
                 ended += slots
         return SlotsSince(begun, ended, calls.held)
 
-    def keep(self, places: set[ReplicaKey]) -> None:
+    def keep(self, places: Container[ReplicaKey]) -> None:
         """Forget what is over at every other place; called with those that can be asked now."""
-        for place in self._calls.keys() - places:
+        for place in [place for place in self._calls if place not in places]:
             if not self._calls[place].running:
                 del self._calls[place]
 
@@ -192,6 +192,15 @@ class MeasuredSpeeds:
         """What was measured there lately."""
         pace = self._paces.get(place)
         return None if pace is None or self._clock() - pace.noted_at > PACE_LIFETIME_S else pace
+
+    def speeds(self) -> dict[ReplicaKey, float]:
+        """Tokens per second of every place where that was measured lately."""
+        oldest = self._clock() - PACE_LIFETIME_S
+        return {
+            place: pace.tokens_per_s
+            for place, pace in self._paces.items()
+            if pace.noted_at >= oldest and pace.tokens_per_s is not None
+        }
 
     def note(self, asked: Replica, first_s: float, writing_s: float, usage: Usage) -> None:
         """A whole answer of `asked`, which is as it was when it was asked."""

@@ -43,15 +43,23 @@ def known_speed(replica: Replica) -> float | None:
     return replica.own_tokens_per_s or replica.tokens_per_s or None
 
 
-def within_reason(replicas: Sequence[Replica]) -> tuple[Replica, ...]:
+def fastest_measured(replicas: Iterable[Replica]) -> float | None:
+    """Tokens per second of the fastest of `replicas` that was measured, here or from here."""
+    return fastest_of(r.own_tokens_per_s or (r.tokens_per_s if r.local else None) for r in replicas)
+
+
+def fastest_of(measured: Iterable[float | None]) -> float | None:
+    """The highest speed of those that are known."""
+    return max((speed for speed in measured if speed), default=None)
+
+
+def within_reason(replicas: Sequence[Replica], fastest: float | None) -> tuple[Replica, ...]:
     """The replicas, what peers report of their speed cut to what an unmeasured one is taken for.
 
-    So whoever overclaims is asked no sooner than one that reports nothing: once, and then what was measured counts. One
-    that has answered, and whose speed could not be measured all the same, is not taken for faster than anybody who was.
+    `fastest` is the speed of the fastest of all that was measured. So whoever overclaims is asked no sooner than one
+    that reports nothing: once, and then what was measured counts. One that has answered, and whose speed could not be
+    measured all the same, is not taken for faster than anybody who was.
     """
-    measured = [r.own_tokens_per_s or (r.tokens_per_s if r.local else None) for r in replicas]
-    speeds = [speed for speed in measured if speed]
-    fastest = max(speeds, default=None)
 
     def believed(replica: Replica) -> Replica:
         reported = replica.tokens_per_s

@@ -36,11 +36,12 @@ from swarm.routing.observations import (
     possible_tokens,
 )
 from swarm.routing.poison_pills import PoisonPills
-from swarm.routing.preference import within_reason
+from swarm.routing.preference import fastest_measured, fastest_of, within_reason
 from swarm.routing.prefix import Prefixes
 from swarm.routing.replicas import CircuitState, Replica, ReplicaKey
 from swarm.routing.resumption import LEAST_REPLAY_S, Continuity
 from swarm.routing.rules import RoutingRules, ruled, unheard_of
+from swarm.routing.told_models import ServedByPeers
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,20 @@ class Router:
         if everything:
             self._outstanding.keep({replica.key for replica in reported})
             self._warn_of_rules(reported)
-        return ruled(within_reason([*map(self._known, reported)]), self._rules)
+        known = [*map(self._known, reported)]
+        return ruled(within_reason(known, fastest_measured(known)), self._rules)
+
+    def with_local_knowledge_of(
+        self, wanted: Sequence[Replica], here: Sequence[Replica], served: ServedByPeers
+    ) -> tuple[Replica, ...]:
+        """The `wanted`, as `with_local_knowledge` of all would have them; all are those `here` and those `served`."""
+        self._outstanding.keep(served)
+        if self._rules.nodes:
+            self._warn_of_rules((*here, *served.replicas))
+        speeds = self._paces.speeds()
+        measured = [speeds.get(replica.key) or replica.tokens_per_s for replica in here]
+        measured += [speed for place, speed in speeds.items() if place in served]
+        return ruled(within_reason([*map(self._known, wanted)], fastest_of(measured)), self._rules)
 
     def _known(self, reported: Replica) -> Replica:
         place, pace = reported.key, self._paces.of(reported.key)

@@ -44,6 +44,7 @@ def _checked(name: str) -> Callable[..., object]:
 
     @wraps(event)
     def checked(table: PeerTable, *arguments: object, **options: object) -> object:
+        table.alive()  # what was shown before
         result = event(table, *arguments, **options)
         table.validate()
         return result

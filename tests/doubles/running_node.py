@@ -41,9 +41,10 @@ from swarm.node.trust import TrustService
 from swarm.registry.weights_file import Measured, MeasuredCascade, Measurements, NodeMeasurements, Weights
 from swarm.routing.dispatcher import Dispatcher
 from swarm.routing.loadables import OwnLoadables, look_at, peer_stocks
-from swarm.routing.replicas import Replica, own_sizes, peer_replicas, served_models
+from swarm.routing.replicas import own_sizes, served_models
 from swarm.routing.router import DEFAULT_LIMITS, FailureLimits
 from swarm.routing.rules import RoutingRules
+from swarm.routing.told_models import ToldKeeper, ToldModels
 from swarm.routing.upstream import Upstream, Upstreams
 from swarm.routing.utilities import MOST_UTILITY_BYTES, UtilityRoom
 from swarm.tools.tool import ToolHost
@@ -132,6 +133,7 @@ class RunningNode:
         self._loaders = loaders
         self._options = options or NodeOptions()
         self.trust = self._options.trust
+        self._told = ToldKeeper()
         self.said: list[str] = []  # what its console shows of trust
         self.id = f"id-{name}" if self.trust is None else self.trust.node_id
         self._stack = AsyncExitStack()
@@ -233,9 +235,9 @@ class RunningNode:
             replace(state, fingerprint=contents.get(state.model_id)) for state in states()
         )
 
-    def _peers(self) -> tuple[Replica, ...]:
+    def _peers(self) -> tuple[ToldModels, ...]:
         known = {**self._options.sizes, **own_sizes(self.pool.states())}
-        return peer_replicas(self.membership.alive(), known, members=self.trust is not None)
+        return self._told.of(self.membership.alive(), known, members=self.trust is not None)
 
     def _make_trust_service(self, trust: Trust) -> TrustService:
         return TrustService(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.hostport import Address, neighbourhood, same_host
@@ -167,6 +167,7 @@ forgeries = st.lists(
 
 
 @given(forged=forgeries)
+@settings(deadline=None)
 def test_nothing_that_an_outsider_says_takes_a_node_that_answers_out_of_routing(
     forged: list[tuple[float, str, str | None, str]],
 ) -> None:

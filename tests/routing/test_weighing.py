@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.consensus.options import Kind, Strategy
@@ -56,6 +56,7 @@ def test_beside_one_member_the_measure_counts_and_beside_one_stranger_it_does_no
     own=st.integers(1, 5),
     right=st.integers(0, 50),
 )
+@settings(deadline=None)
 def test_no_weight_makes_a_peer_the_owner_of_a_vote_that_its_seats_do_not(
     peers: list[tuple[str, str]], own: int, right: int
 ) -> None:
