@@ -25,6 +25,7 @@ More in docs/models.md."""
 NAME: Final = "an id of `swarm models list`, its beginning, or any other name it has"
 MODELS_DIR: Final = "look for models here, too, as the node does; repeatable"
 URL: Final = "a node (default: the one that runs here)"
+FIT_MORE: Final = "; of what does not, on which other node it does, or over which that lend memory."
 ON: Final = "another node of the swarm, by its name or id"
 LOAD: Final = "Load a model on a running node and wait until it answers. Room is made by unloading idle ones."
 UNLOAD: Final = "Unload a model: it finishes what it runs, and loads again when it is asked for."
@@ -62,10 +63,11 @@ def _add_list(actions: Any) -> None:
 
 def _add_fit(actions: Any) -> None:
     text = "what fits this machine, best first"
-    action = actions.add_parser("fit", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    action = actions.add_parser("fit", help=text, description=f"{text[0].upper()}{text[1:]}{FIT_MORE}")
     action.add_argument("--json", action="store_true", help="as JSON")
     action.add_argument("--context", type=int, metavar="TOKENS", help="default 16384, or the model's own")
     action.add_argument("--workers", type=int, metavar="N", help="default 1")
+    _add_node(action)
     _add_places(action)
     action.set_defaults(run=_fit)
 
@@ -145,7 +147,8 @@ def _fit(arguments: argparse.Namespace) -> int:
     from swarm.commands.models import fit_models
     from swarm.registry.model_memory import AskedLoad
 
-    return fit_models(_settings(arguments), AskedLoad(arguments.context, arguments.workers), arguments.json)
+    asked = AskedLoad(arguments.context, arguments.workers)
+    return fit_models(_settings(arguments), _place(arguments), asked, arguments.json)
 
 
 def _load(arguments: argparse.Namespace) -> int:

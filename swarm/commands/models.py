@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from federation.addresses import choose_addresses
 from federation.advertisement import NodeDescription
@@ -31,7 +32,7 @@ from hardware.probe import probe_hardware
 from swarm import program_version
 from swarm.commands.members import ask_running
 from swarm.commands.output import complain, say
-from swarm.commands.running_models import NodePlace, holders_of
+from swarm.commands.running_models import NodePlace, holders_of, running_node
 from swarm.commands.terminal import Terminal
 from swarm.control_messages import PEERS_PATH, KnownNodes
 from swarm.errors import SetupError, SwarmError
@@ -42,11 +43,16 @@ from swarm.node.model_choice import fit_here, model_store
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import CatalogueChoice
+from swarm.registry.elsewhere import OtherNode
 from swarm.registry.gguf_header import read_gguf, why_no_model
 from swarm.registry.lan_download import LanFiles
 from swarm.registry.model_memory import AskedLoad
+from swarm.registry.pooled_fit import UNKNOWN_RTT_S, PoolMachine
 from swarm.registry.removal import ArrivedOf, removal_of
 from swarm.registry.table import fit_text, row_json
+
+if TYPE_CHECKING:
+    from swarm.gateway.observing.node_states import NodeState
 
 log = logging.getLogger(__name__)
 
@@ -168,10 +174,13 @@ async def _who_is(client: PeerClient, address: Address) -> FilePeer | None:
     return FilePeer(node.id, node.name, address)
 
 
-def fit_models(settings: Settings, asked: AskedLoad, as_json: bool) -> int:
-    """Print every model against this machine's free memory, best first."""
+def fit_models(settings: Settings, place: NodePlace, asked: AskedLoad, as_json: bool) -> int:
+    """Print every model against this machine's free memory, best first, and where else what does not fit here does.
+
+    The node that runs here is asked what the others of its swarm have; without one this machine is all there is.
+    """
     engines = NodeEngines.look(settings, probe_hardware())
-    rows, capacity = fit_here(engines, asked, model_store(settings).look())
+    rows, capacity = fit_here(engines, asked, model_store(settings).look(), other_nodes(settings, place))
     if as_json:
         say(json.dumps([row_json(row) for row in rows], indent=2))
         return 0
@@ -179,6 +188,39 @@ def fit_models(settings: Settings, asked: AskedLoad, as_json: bool) -> int:
     if (words := engines.gpu_line) is not None:
         say(words)
     return 0
+
+
+def other_nodes(settings: Settings, place: NodePlace) -> list[OtherNode]:
+    """What the nodes of the swarm have for models, as the node that is named or runs here knows; none without one.
+
+    Raises SwarmError where the node that was named cannot be asked.
+    """
+    from swarm.commands.top import SETTLED_S, Follower
+
+    try:
+        node = running_node(settings, place)
+        if node is None:
+            return []
+        with Follower(node) as follower:
+            state = follower.settled(SETTLED_S).state
+    except SwarmError as error:
+        if place.url is not None:
+            raise
+        log.info("the node that runs here was not asked for others: %s", error)
+        return []
+    rtts = {} if state.view is None else {peer.id: peer.rtt_ms for peer in state.view.peers}
+    others = (node for node in state.nodes.values() if node.source != "own" and node.state == "alive")
+    return [_other_node(node, rtts.get(node.id)) for node in others]
+
+
+def _other_node(node: NodeState, rtt_ms: float | None) -> OtherNode:
+    """A peer's memory: of its pools the one in which most is free, as its node puts each model into one."""
+    free = [pool.free_bytes for pool in node.memory if pool.free_bytes is not None]
+    lends, lending = None, node.lending
+    if lending is not None and not lending.draining and lending.problem is None:
+        rtt_s = UNKNOWN_RTT_S if rtt_ms is None else rtt_ms / 1000
+        lends = PoolMachine(node.name, node.id, lending.free_bytes, lending.bytes_per_s or None, rtt_s)
+    return OtherNode(node.name, max(free, default=None), lends)
 
 
 def pull_model(settings: Settings, name: str) -> int:

@@ -6,7 +6,8 @@ A name that does not exist or does not fit is refused with the numbers; nothing 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,9 +22,11 @@ from swarm.node.model_settings import settings_for
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
 from swarm.registry.download import Nearby, download, download_choice
+from swarm.registry.elsewhere import Elsewhere, OtherNode, SwarmMemory, where_else
 from swarm.registry.embedded import embedded_model_path, is_shipped
 from swarm.registry.fit import (
     Capacity,
+    Fit,
     best_first,
     expected_tokens_per_s,
     explain_misfit,
@@ -33,8 +36,9 @@ from swarm.registry.fit import (
     speed_words,
 )
 from swarm.registry.found_files import is_model_folder
-from swarm.registry.gguf_header import GgufFacts, read_model, why_no_model
+from swarm.registry.gguf_header import GgufFacts, read_layers, read_model, why_no_model
 from swarm.registry.hub import file_of, hub_reachable
+from swarm.registry.layer_sizes import LayerSizes, estimated_layers
 from swarm.registry.model_index import INDEX_FILE
 from swarm.registry.model_memory import (
     MOST_CONTEXT_TOKENS,
@@ -49,6 +53,7 @@ from swarm.registry.model_memory import (
 )
 from swarm.registry.names import CatalogueRef, EmbeddedRef, FileRef, HubRef, matches, parse_model
 from swarm.registry.places import ModelPlaces
+from swarm.registry.pooled_fit import PoolMachine
 from swarm.registry.stored import ModelStore, StoredModel, StoredModels
 from swarm.registry.table import FitRow, fit_rows
 
@@ -110,14 +115,36 @@ def capacity_of(
     )
 
 
-def fit_here(engines: NodeEngines, asked: AskedLoad, local: StoredModels) -> tuple[list[FitRow], Capacity]:
+def fit_here(
+    engines: NodeEngines, asked: AskedLoad, local: StoredModels, others: Sequence[OtherNode] = ()
+) -> tuple[list[FitRow], Capacity]:
     """Every model of the catalogue against this machine's free memory, best first, and that memory. Blocks.
 
-    Raises as `capacity_of` does.
+    `others` are the nodes of its swarm, where what does not fit here may. Raises as `capacity_of` does.
     """
     memory = engines.memory(engines.usual)
     capacity = capacity_of(engines, memory, asked, local, weights_bytes_per_s(engines.snapshot, memory))
-    return fit_rows(Catalogue.load().choices(formats=engines.formats), capacity, local), capacity
+    choices = Catalogue.load().choices(formats=engines.formats)
+    if not others:
+        return fit_rows(choices, capacity, local), capacity
+    speed = weights_bytes_per_s(engines.snapshot, memory, native=True)
+    swarm = SwarmMemory(PoolMachine("this node", None, capacity.free_bytes, speed), tuple(others))
+    here = local.by_id()
+
+    def look_elsewhere(fit: Fit) -> Elsewhere:
+        choice, shape = fit.choice, capacity.shape(fit.choice)
+
+        def layers() -> LayerSizes:
+            stored = here.get(choice.id)
+            if stored is not None:
+                with suppress(SetupError):  # it does not say: as one like it
+                    return read_layers(stored.path)
+            return estimated_layers(shape, (choice.entry.active_params_b or shape.params_b) / shape.params_b)
+
+        gguf = choice.variant.format == "gguf"
+        return where_else(fit.need.total_bytes, layers, capacity.load.carried_by(shape), swarm, gguf=gguf)
+
+    return fit_rows(choices, capacity, local, look_elsewhere), capacity
 
 
 def choose_models(

@@ -14,6 +14,7 @@ put where. The constants are measured: `benchmarks/pooled_forecast.py`.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -44,6 +45,8 @@ SLOW_TOKENS_PER_S: Final = 3.0  # below it a person waits for each sentence: sai
 LEAST_TOKENS_PER_S: Final = 1.0  # below it nobody waits for an answer: refused, unless each lender is named
 SLOW_RTT_S: Final = 0.010  # above it a lender costs more than its memory gives for small models: said
 MOST_RTT_S: Final = 0.030  # above it (a busy Wi-Fi, another town) a lender is taken only by its name
+
+UNKNOWN_RTT_S: Final = 0.001  # of a peer that was never measured: a LAN's
 
 TRIPS_PER_TOKEN: Final = 1.0  # round trips to a lender for one graph
 GRAPH_OVERHEAD_S: Final = 0.0004  # of a graph call on a lender, beside its round trips
@@ -300,8 +303,8 @@ def _refuse_slow(plan: PooledPlan, lenders: Sequence[PoolMachine]) -> None:
     if rate is not None and rate < LEAST_TOKENS_PER_S and not all(lender.named for lender in lenders):
         raise PooledMisfit(
             f"over {' + '.join(plan.nodes)} it would write about {rate:.2g} tokens/s, less than "
-            f"{LEAST_TOKENS_PER_S:.0f}: take a smaller model or a smaller quantization of it, or name the lenders to "
-            f"have it anyway ({', '.join(lender.node for lender in lenders)})"
+            f"{LEAST_TOKENS_PER_S:.0f}: take a smaller model or a smaller quantization of it; pool = "
+            f"{json.dumps([lender.node for lender in lenders])} in the configuration has it anyway"
         )
 
 
@@ -314,8 +317,8 @@ def _misfit(model: _WeighedLayers, host: PoolMachine, near: Sequence[PoolMachine
     held = host.free_bytes + sum(max(0, one.free_bytes - each) for one in near)
     short = f": {size_text(need - held)} short" if held < need else ": its layers do not fit into these pieces"
     away = "".join(
-        f"; {one.node} ({size_text(one.free_bytes)}) is {_ms(one.rtt_s)} away, more than {_ms(MOST_RTT_S)}: name it to "
-        "take it anyway"
+        f"; {one.node} ({size_text(one.free_bytes)}) is {_ms(one.rtt_s)} away, more than {_ms(MOST_RTT_S)}: "
+        f'pool = ["{one.node}"] in the configuration takes it anyway'
         for one in far
     )
     lend = "" if near or far else "; no node lends memory: start others with --lend"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Protocol
 
 from federation.printable_text import aligned
 from swarm.registry.catalogue import GIGA, Catalogue, CatalogueChoice, Format
-from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity, best_first, is_quick, rate_text
+from swarm.registry.elsewhere import NOWHERE, Elsewhere
+from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity, Fit, best_first, is_quick, rate_text
 from swarm.registry.model_memory import size_text
 from swarm.registry.stored import ModelRole, StoredModel, StoredModels
 
 JsonRow = dict[str, str | int | float | bool | list[str] | dict[str, str] | dict[str, list[str]] | None]
+LookElsewhere = Callable[[Fit], Elsewhere]  # where else a model fits that does not fit here
 STATES = ("ready", "loading", "draining", "unloading", "failed", "available")  # as they are listed
 
 ROLE_WORDS: Mapping[ModelRole, str | None] = {"writes": None, "embeds": "embedding", "reranks": "reranking"}
@@ -76,7 +78,9 @@ class ListRow:
 class FitRow:
     """One model against this machine's memory; `why` says what is missing where it does not fit.
 
-    `tokens_per_s` are expected, not measured, of one answer alone. `default` is what a node takes by itself.
+    `tokens_per_s` are expected, not measured, of one answer alone. `default` is what a node takes by itself. One that
+    does not fit here may fit alone `on` other nodes, else `over` several, this one first, with `over_tokens_per_s`
+    expected and `warnings`; `where` says in words which of these it is.
     """
 
     name: str
@@ -92,6 +96,16 @@ class FitRow:
     why: str
     on_disk: bool
     default: bool
+    where: str = "nowhere"
+    on: tuple[str, ...] = ()
+    over: tuple[str, ...] = ()
+    over_tokens_per_s: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def nowhere(_: Fit) -> Elsewhere:
+    """Where a machine is alone."""
+    return NOWHERE
 
 
 def row_json(row: ListRow | FitRow) -> JsonRow:
@@ -123,8 +137,13 @@ def list_rows(
     return rows
 
 
-def fit_rows(choices: Sequence[CatalogueChoice], capacity: Capacity, local: StoredModels) -> list[FitRow]:
-    """`choices` against `capacity`: what fits and is quick, best first, then what is slow, then what does not fit."""
+def fit_rows(
+    choices: Sequence[CatalogueChoice], capacity: Capacity, local: StoredModels, look_elsewhere: LookElsewhere = nowhere
+) -> list[FitRow]:
+    """`choices` against `capacity`: what fits and is quick, best first, then what is slow, then what does not fit.
+
+    `look_elsewhere` says of the latter where else they do.
+    """
     here = local.by_id()
     rows: list[FitRow] = []
     judged = best_first(choices, capacity)
@@ -133,6 +152,9 @@ def fit_rows(choices: Sequence[CatalogueChoice], capacity: Capacity, local: Stor
     default = usual[0].choice if usual and usual[0].fits else None
     for verdict in judged:
         choice, rate = verdict.choice, verdict.tokens_per_s
+        there = NOWHERE if verdict.fits else look_elsewhere(verdict)
+        over = () if there.plan is None else there.plan.nodes
+        over_rate = None if there.plan is None else there.plan.tokens_per_s
         rows.append(
             FitRow(
                 name=choice.id,
@@ -148,6 +170,11 @@ def fit_rows(choices: Sequence[CatalogueChoice], capacity: Capacity, local: Stor
                 why=verdict.why,
                 on_disk=choice.id in here,
                 default=choice is default,
+                where="fits here" if verdict.fits else there.words or "nowhere",
+                on=there.on,
+                over=over,
+                over_tokens_per_s=None if over_rate is None else round(over_rate, 1),
+                warnings=() if there.plan is None else there.plan.warnings,
             )
         )
     return rows
@@ -206,12 +233,24 @@ def fit_text(rows: Sequence[FitRow], capacity: Capacity) -> str:
                 "" if row.tokens_per_s is None else f"~{rate_text(row.tokens_per_s)}",
                 "no" if not row.fits else "yes" if is_quick(row.tokens_per_s) else "slow",
                 "yes" if row.on_disk else "",
-                row.why,
+                "; ".join(words for words in (row.why, row.where if row.on or row.over else "") if words),
             )
             for row in rows
         ],
     )
-    return f"{head}\n{table}{last}"
+    return f"{head}\n{table}{_warned(rows)}{last}"
+
+
+def _warned(rows: Sequence[FitRow]) -> str:
+    """What is to be said of pooled models, each sentence once, and how they are had."""
+    about: dict[str, list[str]] = {}
+    for row in rows:
+        for warning in row.warnings:
+            about.setdefault(warning, []).append(row.name)
+    lines = [f"{', '.join(names)}: {warning}\n" for warning, names in about.items()]
+    if any(row.over for row in rows):
+        lines.append("what fits only over several nodes is loaded by a node that was started with --pool\n")
+    return "".join(lines)
 
 
 def _row(name: str, here: StoredModel | None, there: RunningModel | None, choice: CatalogueChoice | None) -> ListRow:

@@ -60,7 +60,7 @@ TAKES: dict[tuple[str, ...], set[str]] = {
     ("providers", "models", "groq"): {"--data-dir"},
     ("providers", "check", "groq"): {"--data-dir", "--model"},
     ("models", "list"): {"--data-dir", "--models-dir", "--config", "--api-key"},
-    ("models", "fit"): {"--data-dir", "--models-dir", "--config", "--context", "--workers"},
+    ("models", "fit"): {"--data-dir", "--models-dir", "--config", "--api-key", "--context", "--workers"},
     ("models", "load", "qwen3:4b"): {"--data-dir", "--models-dir", "--config", "--api-key"},
     ("models", "unload", "qwen3:4b"): {"--data-dir", "--models-dir", "--config", "--api-key"},
     ("models", "pin", "qwen3:4b"): {"--data-dir", "--models-dir", "--config", "--api-key"},

@@ -188,7 +188,13 @@ async def test_lent_memory_is_told_by_the_lender_and_what_it_offers_by_everybody
             state = (await at_attic.get("/federation/v1/state")).json
             none = gauges_of((await at_kitchen.get("/metrics")).text)
             found = findings_of(kitchen.app[VIEW].look().federation, {})
-    offer = {"total_bytes": 8 * GIB_BYTES, "free_bytes": 3 * GIB_BYTES, "build": "b11434", "draining": False}
+    offer = {
+        "total_bytes": 8 * GIB_BYTES,
+        "free_bytes": 3 * GIB_BYTES,
+        "build": "b11434",
+        "bytes_per_s": None,
+        "draining": False,
+    }
     lent = {"node": "study", "model": "qwen3:32b", "bytes": 5 * GIB_BYTES, "pool": "ram"}
     assert own["lending"] == {**offer, "lent": [lent], "problem": None}
     assert state["lending"] == own["lending"], "for the pages of others"

@@ -147,7 +147,7 @@ def test_a_lender_beyond_ten_milliseconds_is_named_with_its_distance(rtt_s: floa
 
 def test_wifi_at_forty_milliseconds_is_refused_unless_it_is_named() -> None:
     machines = [host(4), lender("wifi", 8, 0.040)]
-    with pytest.raises(PooledMisfit, match=r"wifi \(8\.0 GiB\) is 40 ms away, more than 30 ms: name it"):
+    with pytest.raises(PooledMisfit, match=r'wifi \(8\.0 GiB\) is 40 ms away, more than 30 ms: pool = \["wifi"\]'):
         pooled_plan(model(), LOAD, machines)
     plan = pooled_plan(model(), LOAD, [machines[0], replace(machines[1], named=True)])
     assert "wifi is 40 ms away" in plan.warnings[0]

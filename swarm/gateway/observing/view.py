@@ -123,12 +123,13 @@ class LendingEntry:
 
     `build` is that of its llama.cpp: only hosts with the same one use it. While it is `draining` it lends nothing new
     and wants back what it has lent. `lent` says to whom, of this node alone; `problem`, of a peer, why this node uses
-    nothing of it although it would pool.
+    nothing of it although it would pool. `bytes_per_s` of weights are read there, as it says itself.
     """
 
     total_bytes: HeldBytes
     free_bytes: HeldBytes
     build: str
+    bytes_per_s: Annotated[float, Field(ge=0)] | None = None
     draining: bool = False
     lent: tuple[LentEntry, ...] = ()
     problem: str | None = None
@@ -516,8 +517,8 @@ def lending_entry(
     if offer is None:
         return None
     return LendingEntry(
-        total_bytes=offer.bytes_total, free_bytes=offer.bytes_free, build=offer.build, draining=offer.draining,
-        lent=tuple(lent), problem=problem,
+        total_bytes=offer.bytes_total, free_bytes=offer.bytes_free, build=offer.build, bytes_per_s=offer.bytes_per_s,
+        draining=offer.draining, lent=tuple(lent), problem=problem,
     )  # fmt: skip
 
 

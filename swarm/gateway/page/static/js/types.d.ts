@@ -27,6 +27,7 @@ export interface LendingEntry {
   total_bytes: number;
   free_bytes: number;
   build: string;
+  bytes_per_s: number | null;
   draining: boolean;
   lent: { node: string; model: string; bytes: number; pool: string }[];
   problem: string | null;
