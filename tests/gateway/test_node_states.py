@@ -152,13 +152,15 @@ def test_a_round_trip_time_that_wavers_is_no_news(
 
 
 @pytest.mark.parametrize(
-    ("was_mib", "now_mib", "told_mib"), [(1000, 1050, 1000), (1000, 1200, 1200), (1000, None, None), (None, 7, 7)]
+    ("was_mib", "now_mib", "told_mib"),
+    [(1000, 1050, 1000), (1000, 950, 1000), (1000, 1200, 1200), (1000, 800, 800), (1000, None, None), (None, 7, 7)],
 )
 def test_free_memory_that_wavers_is_no_news(was_mib: int | None, now_mib: int | None, told_mib: int | None) -> None:
     def report(free_mib: int | None) -> NodeReport:
         free_bytes = None if free_mib is None else free_mib * 2**20
         pool = PoolMemory(pool="ram", total_bytes=2**33, free_bytes=free_bytes)
-        return NodeReport(status="ok", hardware=NodeHardware(), memory=(pool,))
+        lends = None if free_bytes is None else LendingEntry(total_bytes=2**33, free_bytes=free_bytes, build="b1")
+        return NodeReport(status="ok", hardware=NodeHardware(), memory=(pool,), lending=lends)
 
     assert steadied(report(now_mib), report(was_mib)) == report(told_mib)
 

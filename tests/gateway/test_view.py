@@ -264,6 +264,16 @@ def test_parts_that_differ_are_named_and_clocks_are_none(after: NodeView, parts:
     assert changed_parts(view(PEER), after) == parts
 
 
+@pytest.mark.parametrize(("now_mib", "parts"), [(1050, set[str]()), (950, set[str]()), (1100, {"peers", "models"})])
+def test_free_memory_that_wavers_is_no_change(now_mib: int, parts: set[str]) -> None:
+    def lent_by_both(free_mib: int) -> NodeView:
+        entry = LendingEntry(total_bytes=8 * GIB_BYTES, free_bytes=free_mib * 2**20, build="b11434")
+        seen = view(replace(PEER, lending=entry))
+        return replace(seen, federation=replace(seen.federation, lending=entry))
+
+    assert changed_parts(lent_by_both(1000), lent_by_both(now_mib)) == parts
+
+
 # Subscribers
 
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final, Literal
 
 from aiohttp import web
 
 from swarm.gateway.observing.board import EventBoard
-from swarm.gateway.observing.view import FederationView, NodeView, ViewSources, json_object
+from swarm.gateway.observing.view import FederationView, LendingEntry, NodeView, ViewSources, json_object
 
 LOOK_S: Final = 1.0  # between two looks for what nobody reports: load, requests, circuits, engines that stall
 REST_S: Final = 0.1  # between two calls of one subscriber: a storm of changes costs ten views a second, at most
@@ -48,8 +49,8 @@ def changed_parts(before: NodeView, after: NodeView) -> frozenset[ViewPart]:
     old, new = before.federation, after.federation
     differing: dict[ViewPart, bool] = {
         "node": (before.loading, before.draining, _of_node(old)) != (after.loading, after.draining, _of_node(new)),
-        "peers": _of_peers(old) != _of_peers(new),
-        "models": _of_models(old) != _of_models(new),
+        "peers": _of_peers(old) != _of_peers(new, {peer.id: peer.lending for peer in old.peers}),
+        "models": _of_models(old) != _of_models(new, old.lending),
         "requests": before.requests != after.requests,
     }
     return frozenset(part for part, differs in differing.items() if differs)
@@ -60,13 +61,22 @@ def _of_node(view: FederationView) -> object:
     return view.status, view.node, view.trust, view.access, view.sources, upstreams
 
 
-def _of_peers(view: FederationView) -> object:
-    peers = [replace(peer, rtt_ms=None, last_seen_s=0.0) for peer in view.peers]
+def _of_peers(view: FederationView, before: Mapping[str, LendingEntry | None] = MappingProxyType({})) -> object:
+    """`before`: what each lent then."""
+    peers = [
+        replace(peer, rtt_ms=None, last_seen_s=0.0, lending=_steadied(peer.lending, before.get(peer.id)))
+        for peer in view.peers
+    ]
     return peers, view.changes, view.rejected, view.names
 
 
-def _of_models(view: FederationView) -> object:
-    return view.models, [replace(model, loading=None) for model in view.own_models], view.lending
+def _of_models(view: FederationView, before: LendingEntry | None = None) -> object:
+    models = [replace(model, loading=None) for model in view.own_models]
+    return view.models, models, _steadied(view.lending, before)
+
+
+def _steadied(lending: LendingEntry | None, before: LendingEntry | None) -> LendingEntry | None:
+    return None if lending is None else lending.steadied(before)
 
 
 class ViewChanges:

@@ -248,6 +248,7 @@ def steadied(report: NodeReport, before: NodeReport | None) -> NodeReport:
         update={
             "peers": tuple(peer.model_copy(update={"rtt_ms": still_ms(peer)}) for peer in report.peers),
             "memory": tuple(pool.model_copy(update={"free_bytes": still_bytes(pool)}) for pool in report.memory),
+            "lending": None if report.lending is None else report.lending.steadied(before.lending),
         }
     )
 

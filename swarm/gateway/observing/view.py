@@ -14,8 +14,8 @@ import functools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -105,6 +105,7 @@ class ConductEntry:
 
 
 HeldBytes = Annotated[int, Field(ge=0)]
+STEADY_LENT_BYTES: Final = 64 * 2**20  # of what is free to be lent, by so much other programs make it waver: no news
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +134,12 @@ class LendingEntry:
     draining: bool = False
     lent: tuple[LentEntry, ...] = ()
     problem: str | None = None
+
+    def steadied(self, before: LendingEntry | None) -> LendingEntry:
+        """With what was free `before` where that has only wavered since."""
+        if before is None or abs(self.free_bytes - before.free_bytes) > STEADY_LENT_BYTES:
+            return self
+        return replace(self, free_bytes=before.free_bytes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
