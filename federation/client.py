@@ -34,6 +34,7 @@ from federation.advertisement import (
     parse_loadable,
 )
 from federation.errors import (
+    PeerBrokeOff,
     PeerProtocolError,
     PeerRefused,
     PeerUntrusted,
@@ -54,6 +55,7 @@ from federation.peer_response import (
 )
 from federation.probing import ProbeAnswer, ProbeQuestion, news_header, read_reply
 from federation.roster import MAX_ROSTER_BYTES, Roster, parse_roster
+from federation.splice import SplicedEnd
 from federation.timing import Timing
 from federation.tls import client_context, member_of
 from federation.trust import Trust
@@ -264,23 +266,71 @@ class PeerClient:
         }
         first_s = None if idle_s is None else min(idle_s, FIRST_SIGN_S + len(body) / SLOWEST_UPLOAD_BYTES_PER_S)
         timeout = aiohttp.ClientTimeout(total=deadline_s, connect=CONNECT_TIMEOUT_S, sock_read=first_s)
-        with translated(url):
-            way = _Way()
-            try:
-                response = await self._send(url + path, body, sent, timeout, way)
-            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
-                if way.fresh or not was_closed_meanwhile(error):
-                    raise
-                try:
-                    response = await self._send(url + path, body, sent, timeout, way)
-                except aiohttp.ClientConnectorError:  # it ended in between, perhaps over this very request
-                    raise error from None
+        response = await self._answered(url, path, body, sent, timeout)
         if response.connection is not None and response.connection.protocol is not None:
             response.connection.protocol.read_timeout = idle_s
         try:
             yield PeerResponse(response, url, self._limits)
         finally:
             response.release()  # an unread rest closes the connection
+
+    async def open_upgraded(
+        self,
+        url: str,
+        path: str,
+        headers: Mapping[str, str],
+        upgrade: str,
+        end: SplicedEnd,
+        timeout_s: float = FIRST_SIGN_S,
+    ) -> None:
+        """Give `end` a connection to the node at base URL `url` that is no HTTP any more but `upgrade`.
+
+        It ends by itself where the node is no member any more.
+        """
+        sent = {**headers, "Connection": "Upgrade", "Upgrade": upgrade}
+        timeout = aiohttp.ClientTimeout(total=None, connect=CONNECT_TIMEOUT_S, sock_read=timeout_s)
+        response = await self._answered(url, path, b"", sent, timeout)
+        try:
+            connection = response.connection
+            protocol = None if connection is None else connection.protocol
+            transport = None if connection is None else connection.transport
+            if response.status != 101:
+                with translated(url):
+                    raise await refusal_of(response, url)
+            if connection is None or protocol is None or not isinstance(transport, asyncio.Transport):
+                raise PeerBrokeOff(f"{url} broke off the connection")
+        except BaseException:
+            response.close()
+            raise
+        protocol.read_timeout = None
+
+        def lost() -> None:
+            protocol.connection_lost(None)
+            response.close()  # the pool of connections lets go of it
+
+        end.when_lost(lost)
+        end.take(transport)
+
+    async def _answered(
+        self,
+        url: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - its name there
+    ) -> aiohttp.ClientResponse:
+        """The beginning of an answer to a POST. A kept connection that breaks off is tried anew once."""
+        with translated(url):
+            way = _Way()
+            try:
+                return await self._send(url + path, body, headers, timeout, way)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as error:
+                if way.fresh or not was_closed_meanwhile(error):
+                    raise
+                try:
+                    return await self._send(url + path, body, headers, timeout, way)
+                except aiohttp.ClientConnectorError:  # it ended in between, perhaps over this very request
+                    raise error from None
 
     def _send(
         self, url: str, body: bytes, headers: Mapping[str, str], timeout: aiohttp.ClientTimeout, way: _Way

@@ -117,13 +117,14 @@ class PeerVersionError(PeerProtocolError):
 
 
 class PeerStatusError(PeerError):
-    """The peer answered with the HTTP status `status` instead of 200."""
+    """The peer answered with the HTTP status `status` instead of 200; `code` names why, where it says so."""
 
     kind = "status"
 
-    def __init__(self, message: str, status: int) -> None:
+    def __init__(self, message: str, status: int, code: str | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
 
 
 class PeerMembersOnly(PeerStatusError):

@@ -33,6 +33,7 @@ NOT_ACCEPTED: Final = "is a member, and does not accept this node as one (any mo
 
 _MAX_ERROR_BYTES: Final = 4096  # read of the body of a refusal
 _MAX_ERROR_CHARS: Final = 300  # quoted of it
+_MAX_CODE_CHARS: Final = 64
 _NO_TLS_SIGNS: Final = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST")  # OpenSSL's words
 _MAX_SHOWN_CHARS: Final = 80  # of what OpenSSL says
 _GONE = frozenset({errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE})
@@ -193,7 +194,8 @@ async def refusal_of(response: aiohttp.ClientResponse, where: str, *, is_known: 
         )
         return kind(f"{where} answers HTTP {response.status}{said}", response.status)
     said = printable(refusal.message)[:_MAX_ERROR_CHARS]
-    return kind(f"{where} answered {response.status}: {said}", response.status)
+    code = printable(refusal.code)[:_MAX_CODE_CHARS] if isinstance(refusal.code, str) else None
+    return kind(f"{where} answered {response.status}: {said}", response.status, code)
 
 
 def was_closed_meanwhile(error: aiohttp.ClientError) -> bool:

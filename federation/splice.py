@@ -11,14 +11,15 @@ HIGH_WATER_BYTES = 2**20  # written and not sent, before the other end is read n
 
 
 class SplicedEnd(asyncio.Protocol):
-    """One of the two, made with `spliced`. `on_lost` is called when this end is lost, before the other is closed.
+    """One of the two, made with `spliced`. `on_lost` is called when this end is lost, before the other is closed, and
+    so is whatever was given to `when_lost`.
 
     It takes a transport by `connection_made`, from asyncio or from whoever has one (`take`). Until the other end has
     its own nothing is read.
     """
 
     def __init__(self, on_lost: Callable[[], None] = lambda: None) -> None:
-        self._on_lost = on_lost
+        self._on_lost = [on_lost]
         self._other: SplicedEnd = self
         self._transport: asyncio.Transport | None = None
         self._is_lost = False
@@ -26,6 +27,9 @@ class SplicedEnd(asyncio.Protocol):
     def join(self, other: SplicedEnd) -> None:
         """Splice both; for one of them that is enough."""
         self._other, other._other = other, self
+
+    def when_lost(self, tell: Callable[[], None]) -> None:
+        self._on_lost.append(tell)
 
     def take(self, transport: asyncio.Transport) -> None:
         """Go on with a connection that another protocol began."""
@@ -63,7 +67,8 @@ class SplicedEnd(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._is_lost = True
-        self._on_lost()
+        for tell in self._on_lost:
+            tell()
         self._other.close()
 
     def close(self) -> None:

@@ -70,7 +70,7 @@ from swarm.gateway.page import endpoints as page
 from swarm.gateway.page import models as page_models
 from swarm.gateway.page import ollama_management, pulls, rights
 from swarm.gateway.peers import endpoints as peers
-from swarm.gateway.peers import management, model_files
+from swarm.gateway.peers import lending, management, model_files
 from swarm.gateway.peers.control import TrustCommands
 from swarm.gateway.responses import endpoints as responses
 from swarm.gateway.tools import endpoints as tools
@@ -133,6 +133,7 @@ def make_app(
     given_names_file: Path | None = None,
     lent: Callable[[], Sequence[LentEntry]] = tuple[LentEntry, ...],
     unused_lenders: Callable[[], Mapping[str, str]] = dict[str, str],
+    lender: Callable[[], lending.Lender | None] = lambda: None,
 ) -> web.Application:
     """The application that serves clients and peers of this node.
 
@@ -146,6 +147,7 @@ def make_app(
     `log_ring` has this process's last log lines.
     `tool_host` executes tools for clients; None: this node runs none. Without `loads_models` it is well without any.
     `lent` and `unused_lenders` as in `ViewSources`.
+    `lender` lends this node's memory to members; what it gives is None while there is nothing to lend.
     """
     quiet_about_bad_requests()
     pacing = pacing or Pacing()
@@ -245,9 +247,13 @@ def make_app(
     app[pulls.SHELF] = shelf
     app[pulls.PULLS] = own_pulls = pulls.Pulls(board)
     app.on_cleanup.append(lambda _: own_pulls.aclose())
+    app[lending.LENDER] = lender
     app[TOOLS] = ToolService(tool_host, metrics)
     app[STARTED_AT] = int(time.time())
-    of_nodes, of_page = (peers, model_files, management), (page, rights, page_models, pulls, ollama_management, events)
+    of_nodes, of_page = (
+        (peers, model_files, lending, management),
+        (page, rights, page_models, pulls, ollama_management, events),
+    )
     of_llama = (llama, slots, not_served)
     for room in (openai, responses, anthropic, *of_llama, ollama, tools, observing, pages, *of_nodes, *of_page):
         app.add_routes(with_unversioned_paths(room.routes()))

@@ -154,7 +154,7 @@ async def test_no_page_of_another_origin_gets_anything(tmp_path: Path, page: str
 async def test_this_machines_own_clients_are_served(tmp_path: Path) -> None:
     """The other side of every test above: each route answers somebody."""
     async with kitchen(tmp_path, paired=False, key=None) as (node, engine):
-        members_alone = (wire.UNLOAD_PATH, wire.PIN_PATH, wire.PULL_PATH)  # and only where they may
+        members_alone = (wire.UNLOAD_PATH, wire.PIN_PATH, wire.PULL_PATH, wire.LEND_PATH)  # and only where they may
         owners_alone = (TRUST_PATH + "/", PAGE_PATH + "/")  # who has opened a link of `swarm page`: tests/trust
         routes = [route for route in all_routes(node) if route.path not in members_alone]
         routes = [route for route in routes if not route.path.startswith(owners_alone)]

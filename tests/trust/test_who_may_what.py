@@ -132,6 +132,7 @@ ROWS = {
     RouteKind.TOOLS: "**use its tools**: `/v1/tools`, `/v1/tools/execute`, `/mcp`",
     RouteKind.NODES: "**ask as a node**: `/federation/v1/...`",
     RouteKind.FILES: "**copy model files**: `/federation/v1/models/...`",
+    RouteKind.LENDING: "**borrow memory**: `/federation/v1/lend`, where it lends any (`--lend`)",
     RouteKind.MEMBERS: "**manage from another node**: `/federation/v1/unload`, `pin`, `pull`",
     RouteKind.MANAGEMENT: "**manage**: models (`/v1/models/load`, `unload`, `pin`, `/swarm/v1/models`, `pulls`, "
     "`/api/pull`, `copy`, `delete`), "

@@ -79,12 +79,13 @@ class RouteKind(StrEnum):
     TOOLS = "tools"
     NODES = "what nodes ask"
     FILES = "model files"
+    LENDING = "lent memory"
     MEMBERS = "what members manage"
     MANAGEMENT = "management"
     TRUST = "trust"
 
 
-BETWEEN_NODES: Final = frozenset({RouteKind.NODES, RouteKind.FILES, RouteKind.MEMBERS})
+BETWEEN_NODES: Final = frozenset({RouteKind.NODES, RouteKind.FILES, RouteKind.LENDING, RouteKind.MEMBERS})
 VOTES_PATH: Final = "/swarm/v1/votes"
 PERFORMANCE_PATH: Final = "/swarm/v1/performance"
 USAGE_PATH: Final = "/swarm/v1/usage"
@@ -130,6 +131,7 @@ ROUTES: Final[Mapping[RouteKind, tuple[str, ...]]] = {
         f"GET {wire.MODELS_PATH}", f"GET {wire.MODELS_PATH}/{{sha256}}",
         f"GET {wire.MODELS_PATH}/{{sha256}}{wire.PIECES_SUFFIX}",
     ),
+    RouteKind.LENDING: (f"POST {wire.LEND_PATH}",),
     RouteKind.MEMBERS: (f"POST {wire.UNLOAD_PATH}", f"POST {wire.PIN_PATH}", f"POST {wire.PULL_PATH}"),
     RouteKind.MANAGEMENT: (
         f"GET {REQUESTS_PATH}", f"POST {REQUESTS_PATH}/{{id}}/cancel", f"GET {USAGE_PATH}", f"GET {LOGS_PATH}",
@@ -388,6 +390,12 @@ def check_caller(rules: AccessRules, caller: Caller) -> None:
             return
         case RouteKind.NODES | RouteKind.FILES if rules.federated:
             check_node(rules)
+        case RouteKind.LENDING:
+            raise Forbidden(
+                "memory is lent to members of a paired swarm only: `swarm invite` on one of the two, `swarm join CODE` on "
+                "the other makes them members",
+                "not_a_member",
+            )
         case RouteKind.MEMBERS:
             raise Forbidden(
                 "a node's models are managed by members of its paired swarm only, where it has `[peers] manage = true`",

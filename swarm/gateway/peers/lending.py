@@ -1,0 +1,169 @@
+"""Memory that this node lends to members of its swarm, at `/federation/v1/lend`.
+
+A lease is one answer that does not end: first what was granted, then heartbeats, and news where there are any. Its
+connection is the lease, so that a host that is gone, cut off or revoked gives the memory back by that alone. For each
+connection that the host's llama.cpp makes, it opens one here that becomes a stream of bytes (`Connection: Upgrade`).
+Who decides, and what runs, is the `Lender`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from typing import Final, Protocol
+
+from aiohttp import web
+from federation.byte_stream import Unread, held, joined
+from pydantic import RootModel
+
+from federation import wire
+from federation.lending import (
+    NOT_LENDING,
+    UPGRADE,
+    LendGrant,
+    LendNews,
+    LendRequest,
+    MeasureRequest,
+)
+from swarm.errors import BadRequest, Forbidden
+from swarm.gateway.answers.answer_form import NDJSON, PACING, open_stream
+from swarm.gateway.http.access_middleware import MEMBER
+from swarm.gateway.http.bodies import read_body
+from swarm.gateway.peers.management import takes_work
+
+UNACKNOWLEDGED_MS: Final = 10_000  # that what was sent to a host may stay unanswered before it counts as cut off
+_TCP_USER_TIMEOUT: Final = 18  # of Linux, <linux/tcp.h>; Python has a name for it there only
+CHUNK_BYTES: Final = 1 << 20
+
+
+class RunningLease(Protocol):
+    """A lease whose RPC server runs."""
+
+    @property
+    def grant(self) -> LendGrant: ...
+
+    def news(self) -> AsyncGenerator[LendNews]:
+        """What the host is to hear, until the lease is over."""
+        ...
+
+
+class Lender(Protocol):
+    """Lends this node's memory."""
+
+    def lend(self, guest: str, request: LendRequest) -> AbstractAsyncContextManager[RunningLease]:
+        """A lease for the member `guest`, counted at once; its server runs while the block does.
+
+        Raises Forbidden with a code of `federation/lending.py` where there is none. The block raises EngineFailed.
+        """
+        ...
+
+    async def connect(self, guest: str, lease: str) -> socket.socket:
+        """A connection to the server of that lease. Raises Forbidden for another's, or none; EngineFailed."""
+        ...
+
+
+LENDER: web.AppKey[Callable[[], Lender | None]] = web.AppKey("lender")  # None: this node lends nothing
+
+
+class LendBody(RootModel[LendRequest | MeasureRequest]):
+    """`POST /federation/v1/lend`."""
+
+
+async def lend(request: web.Request) -> web.StreamResponse:
+    """A lease, a stream of bytes for one, or bytes to measure the way here by."""
+    lender, guest = request.app[LENDER](), request.get(MEMBER)
+    if guest is None:
+        raise Forbidden("memory is lent to members of a paired swarm only", "not_a_member")
+    if lender is None:
+        raise Forbidden("this node lends no memory: start it with --lend", NOT_LENDING)
+    takes_work(request.app)
+    if "Upgrade" in request.headers:
+        return await stream_of_bytes(request, lender, guest)
+    asked = (await read_body(request, LendBody)).root
+    if isinstance(asked, MeasureRequest):
+        return await measured(request, asked.measure)
+    return await lease(request, lender, guest, asked)
+
+
+async def lease(request: web.Request, lender: Lender, guest: str, asked: LendRequest) -> web.StreamResponse:
+    """Everything that this lease is, as lines, until either end ends it."""
+    lending = lender.lend(guest, asked)  # refused here, while there is still a status for it
+    _give_up_on_silence(request.transport)
+    pacing = request.app[PACING]
+    async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
+        await out.beat()  # an RPC server takes seconds where a GPU wakes up
+        async with lending as running:
+            await out.write(running.grant.model_dump_json(exclude_none=True).encode() + b"\n")
+            async with aclosing(running.news()) as told:
+                async for news in told:
+                    await out.write(news.model_dump_json(exclude_none=True).encode() + b"\n")
+    return out.response
+
+
+class _Switched(web.StreamResponse):
+    """The answer after which the connection is no HTTP any more."""
+
+    def __init__(self) -> None:
+        super().__init__(status=101, headers={"Connection": "Upgrade", "Upgrade": UPGRADE})
+        self.force_close()
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Nothing ends a stream of bytes but its connection."""
+        del data
+        self._eof_sent = True
+
+
+async def stream_of_bytes(request: web.Request, lender: Lender, guest: str) -> web.StreamResponse:
+    """Join the request's connection with one to the lease's RPC server, until either ends."""
+    if request.headers["Upgrade"].lower() != UPGRADE:
+        raise BadRequest(f"Upgrade is {request.headers['Upgrade'][:40]!r}: what is served here is {UPGRADE}")
+    transport = request.transport
+    if not isinstance(transport, asyncio.Transport):
+        raise ConnectionResetError("it left before its turn")
+    connection = await lender.connect(guest, request.headers.get(wire.LEASE_HEADER, ""))
+    try:
+        _, server = await asyncio.get_running_loop().create_connection(Unread, sock=connection)
+    except BaseException:
+        connection.close()
+        raise
+    _give_up_on_silence(transport)
+    # The server of HTTP hears of its connection from here on by this alone, and ends this request then.
+    host = held(transport, request.protocol.connection_lost)
+    response = _Switched()
+    try:
+        await response.prepare(request)
+        await asyncio.shield(joined(host, server).over)
+    finally:
+        host.abort()
+        server.abort()
+    return response
+
+
+async def measured(request: web.Request, size_bytes: int) -> web.StreamResponse:
+    """So many bytes that nothing on the way can make fewer of, after a moment of HTTP."""
+    response = web.StreamResponse()
+    response.content_type = "application/octet-stream"
+    response.content_length = size_bytes
+    await response.prepare(request)
+    chunk = bytes(min(CHUNK_BYTES, size_bytes))  # TLS encrypts them, so that zeros are as good as any
+    for sent in range(0, size_bytes, len(chunk)):
+        await response.write(chunk[: size_bytes - sent])
+    await response.write_eof()
+    return response
+
+
+def _give_up_on_silence(transport: asyncio.BaseTransport | None) -> None:
+    """Have the system end a connection whose other end takes nothing any more, rather than in a quarter of an hour."""
+    if sys.platform != "linux" or transport is None:
+        return
+    connection = transport.get_extra_info("socket")
+    with suppress(OSError, AttributeError):
+        connection.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+
+
+def routes() -> list[web.RouteDef]:
+    """What members ask of lent memory."""
+    return [web.post(wire.LEND_PATH, lend)]
