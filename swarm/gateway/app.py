@@ -250,10 +250,8 @@ def make_app(
     app[lending.LENDER] = lender
     app[TOOLS] = ToolService(tool_host, metrics)
     app[STARTED_AT] = int(time.time())
-    of_nodes, of_page = (
-        (peers, model_files, lending, management),
-        (page, rights, page_models, pulls, ollama_management, events),
-    )
+    of_nodes = (peers, model_files, lending, management)
+    of_page = (page, rights, page_models, pulls, ollama_management, events)
     of_llama = (llama, slots, not_served)
     for room in (openai, responses, anthropic, *of_llama, ollama, tools, observing, pages, *of_nodes, *of_page):
         app.add_routes(with_unversioned_paths(room.routes()))

@@ -49,7 +49,8 @@ class Holding:
     `taken` is part of what the system says is not free; `growth` is what it may take beyond that: of a model that
     loads, what is missing of its need. One that has `failed` is held while its engine is to be loaded again: it has
     taken nothing. `idle`: nobody uses it or waits for it. `wanted_at`: when a request last came for it or ended.
-    `load_s`: what its return would cost. Instants are monotonic seconds.
+    `load_s`: what its return would cost. Instants are monotonic seconds. What is no model, such as memory that is lent,
+    takes none of the models' number and limit.
     """
 
     model_id: str
@@ -61,6 +62,7 @@ class Holding:
     phase: Phase = "ready"
     growth: Bytes = field(default_factory=lambda: _NOTHING)
     ttl_s: float | None = None
+    is_model: bool = True
 
     @property
     def removable(self) -> bool:
@@ -306,14 +308,17 @@ class _Books:
             back = sum(holding.taken.get(pool, 0) for holding in self.held if holding.model_id in gone)
             room = self.free[pool] + back - growth - self.reserve.get(pool, 0)
         if pool in self.limit:
-            room = min(room, self.limit[pool] - growth - sum(holding.taken.get(pool, 0) for holding in kept))
+            of_models = [holding for holding in kept if holding.is_model]
+            sizes = [holding.taken.get(pool, 0) + holding.growth.get(pool, 0) for holding in of_models]
+            room = min(room, self.limit[pool] - sum(sizes))
         return room
 
     def places_short(self, gone: Collection[str]) -> int:
         """How many more have to go so that the count allows one more."""
         if self.most_models is None:
             return 0
-        return max(0, sum(holding.model_id not in gone for holding in self.held) + 1 - max(self.most_models, 1))
+        kept = sum(holding.is_model and holding.model_id not in gone for holding in self.held)
+        return max(0, kept + 1 - max(self.most_models, 1))
 
     def fits(self, need: Bytes, gone: Collection[str]) -> bool:
         room_for_all = all(size <= self.room(pool, gone) for pool, size in need.items() if size > 0)

@@ -102,7 +102,8 @@ class LentMemory:
         if not same_llama_cpp(request.build, request.rpc, self.build, self.rpc):
             return LendingRefused(
                 OTHER_BUILD,
-                f"this node's llama.cpp is {self.build} (RPC {self.rpc}) and yours {request.build} (RPC {request.rpc}): "
+                f"this node's llama.cpp is {self.build} (RPC {self.rpc}) and yours is {request.build} "
+                f"(RPC {request.rpc}): "
                 "run `swarm engines install native` on the older one, so that both are the same",
             )
         if self._barred.get(guest, now) > now:

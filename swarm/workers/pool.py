@@ -133,6 +133,7 @@ class WorkerPool:
         self._clock = clock
         self._pace = pace or PoolPace()
         self.listeners: list[QueueListener] = []
+        self.held_beside: Callable[[], Sequence[Holding]] = tuple[Holding, ...]  # what else takes this node's memory
         self._subscribers: list[Callable[[LifeEvent], None]] = []
         self._models: dict[str, HeldModel] = {}
         self._wishes: dict[str, _Wish] = {}  # what is to be loaded, or is being loaded, by model; in order of arrival
@@ -578,7 +579,8 @@ class WorkerPool:
                 gone.set_result(None)
 
     def _held(self) -> list[Holding]:
-        return [own.holding() for own in self._models.values() if own.option is not None or own.workers is not None]
+        models = [own.holding() for own in self._models.values() if own.option is not None or own.workers is not None]
+        return [*models, *self.held_beside()]
 
     async def _carry_out_plan(self) -> None:
         """Begin what can be loaded, refuse what never can, have room made for the rest."""

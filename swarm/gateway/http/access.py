@@ -392,8 +392,8 @@ def check_caller(rules: AccessRules, caller: Caller) -> None:
             check_node(rules)
         case RouteKind.LENDING:
             raise Forbidden(
-                "memory is lent to members of a paired swarm only: `swarm invite` on one of the two, `swarm join CODE` on "
-                "the other makes them members",
+                "memory is lent to members of a paired swarm only: `swarm invite` on one of the two and "
+                "`swarm join CODE` on the other make them members",
                 "not_a_member",
             )
         case RouteKind.MEMBERS:

@@ -12,23 +12,27 @@ import asyncio
 import socket
 import sys
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, aclosing, suppress
+from functools import partial
 from typing import Final, Protocol
 
 from aiohttp import web
-from federation.byte_stream import Unread, held, joined
 from pydantic import RootModel
 
 from federation import wire
 from federation.lending import (
+    MAX_REASON_CHARS,
     NOT_LENDING,
+    SERVER_ENDED,
     UPGRADE,
     LendGrant,
     LendNews,
     LendRequest,
     MeasureRequest,
 )
-from swarm.errors import BadRequest, Forbidden
+from federation.splice import spliced
+from federation.wire import WireModel
+from swarm.errors import BadRequest, EngineFailed, Forbidden
 from swarm.gateway.answers.answer_form import NDJSON, PACING, open_stream
 from swarm.gateway.http.access_middleware import MEMBER
 from swarm.gateway.http.bodies import read_body
@@ -37,6 +41,7 @@ from swarm.gateway.peers.management import takes_work
 UNACKNOWLEDGED_MS: Final = 10_000  # that what was sent to a host may stay unanswered before it counts as cut off
 _TCP_USER_TIMEOUT: Final = 18  # of Linux, <linux/tcp.h>; Python has a name for it there only
 CHUNK_BYTES: Final = 1 << 20
+LAST_BYTES_S: Final = 5.0  # for a host to take the last of what its server said
 
 
 class RunningLease(Protocol):
@@ -50,13 +55,21 @@ class RunningLease(Protocol):
         ...
 
 
+class ReservedLease(Protocol):
+    """A lease whose memory is counted."""
+
+    def running(self) -> AbstractAsyncContextManager[RunningLease]:
+        """Its server, while the block runs. Raises EngineFailed."""
+        ...
+
+
 class Lender(Protocol):
     """Lends this node's memory."""
 
-    def lend(self, guest: str, request: LendRequest) -> AbstractAsyncContextManager[RunningLease]:
-        """A lease for the member `guest`, counted at once; its server runs while the block does.
+    def lend(self, guest: str, request: LendRequest) -> AbstractContextManager[ReservedLease]:
+        """A lease for the member `guest`, counted while the block runs.
 
-        Raises Forbidden with a code of `federation/lending.py` where there is none. The block raises EngineFailed.
+        Raises Forbidden with a code of `federation/lending.py` where there is none.
         """
         ...
 
@@ -90,17 +103,25 @@ async def lend(request: web.Request) -> web.StreamResponse:
 
 async def lease(request: web.Request, lender: Lender, guest: str, asked: LendRequest) -> web.StreamResponse:
     """Everything that this lease is, as lines, until either end ends it."""
-    lending = lender.lend(guest, asked)  # refused here, while there is still a status for it
-    _give_up_on_silence(request.transport)
     pacing = request.app[PACING]
-    async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
-        await out.beat()  # an RPC server takes seconds where a GPU wakes up
-        async with lending as running:
-            await out.write(running.grant.model_dump_json(exclude_none=True).encode() + b"\n")
-            async with aclosing(running.news()) as told:
-                async for news in told:
-                    await out.write(news.model_dump_json(exclude_none=True).encode() + b"\n")
+    with lender.lend(guest, asked) as reserved:  # refused here, while there is still a status for it
+        _give_up_on_silence(request.transport)
+        async with open_stream(request, NDJSON, {}, pacing.peer_beat_s, pacing.stalled_s) as out:
+            await out.beat()  # an RPC server takes seconds where a GPU wakes up
+            try:
+                async with reserved.running() as running:
+                    await out.write(line_of(running.grant))
+                    async with aclosing(running.news()) as told:
+                        async for news in told:
+                            await out.write(line_of(news))
+            except EngineFailed as error:
+                await out.write(line_of(LendNews(ended=str(error)[:MAX_REASON_CHARS], code=SERVER_ENDED)))
     return out.response
+
+
+def line_of(message: WireModel) -> bytes:
+    """As JSON, with its end."""
+    return message.model_dump_json(exclude_none=True).encode() + b"\n"
 
 
 class _Switched(web.StreamResponse):
@@ -124,18 +145,22 @@ async def stream_of_bytes(request: web.Request, lender: Lender, guest: str) -> w
     if not isinstance(transport, asyncio.Transport):
         raise ConnectionResetError("it left before its turn")
     connection = await lender.connect(guest, request.headers.get(wire.LEASE_HEADER, ""))
-    try:
-        _, server = await asyncio.get_running_loop().create_connection(Unread, sock=connection)
-    except BaseException:
-        connection.close()
-        raise
     _give_up_on_silence(transport)
+    server_lost = asyncio.Event()
+    host, server = spliced(lambda: None, server_lost.set)
     # The server of HTTP hears of its connection from here on by this alone, and ends this request then.
-    host = held(transport, request.protocol.connection_lost)
+    host.when_lost(partial(request.protocol.connection_lost, None))
+    host.take(transport)
     response = _Switched()
     try:
-        await response.prepare(request)
-        await asyncio.shield(joined(host, server).over)
+        try:
+            await response.prepare(request)
+            await asyncio.get_running_loop().create_connection(lambda: server, sock=connection)
+        except BaseException:
+            connection.close()
+            raise
+        await server_lost.wait()
+        await asyncio.sleep(LAST_BYTES_S)  # until the host has taken what had come, which cancels this
     finally:
         host.abort()
         server.abort()
