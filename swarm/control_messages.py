@@ -15,6 +15,7 @@ PEERS_PATH = f"{PREFIX}/peers"
 REVOKE_PATH = f"{PREFIX}/revoke"
 WITHDRAW_PATH = f"{PREFIX}/withdraw"
 PAGE_PATH = f"{PREFIX}/page"
+LEND_PATH = f"{PREFIX}/lend"
 MAX_WHO_CHARS = 256  # far beyond any id or name
 CONTROL_FILE = "control.json"  # in the data directory, mode 0600: where the running node listens, and its secret
 
@@ -170,3 +171,33 @@ class Refused(ControlMessage):
 
     message: str
     exit_code: Literal[1, 2] = 1
+
+
+class LendBody(ControlMessage):
+    """Lend memory from now on, `size_bytes` of it or as much as is usual; or have it back."""
+
+    on: bool
+    size_bytes: int | None = Field(default=None, ge=1, le=1 << 50)
+
+
+class LentTo(ControlMessage):
+    """`bytes` are lent to the member called `node` for a part of `model`, for `since_s` seconds now; `held_bytes` are
+    in use."""
+
+    node: str
+    model: str
+    bytes: int
+    held_bytes: int
+    since_s: float
+
+
+class Lending(ControlMessage):
+    """What the node lends. `draining`: it wants back what it has lent, and why."""
+
+    on: bool
+    bytes_total: int = 0
+    bytes_free: int = 0
+    build: str | None = None
+    rpc: str | None = None
+    draining: str | None = None
+    lent: tuple[LentTo, ...] = ()

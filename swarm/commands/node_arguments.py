@@ -77,7 +77,7 @@ def _add_access(group: Any) -> None:
     group.add_argument(
         "--admin-key-file",
         type=Path,
-        metavar="FILE",
+        metavar="F",
         help="keys that may manage this node from elsewhere",
     )
     group.add_argument(
@@ -121,6 +121,9 @@ def _add_model(group: Any) -> None:
     group.add_argument("--max-models", type=int, metavar="N", help="loaded at once (default: as many as fit)")
     group.add_argument("--memory", metavar="SIZE", help="most that models may take: 8G (default: all free)")
     group.add_argument("--kv-disk", metavar="SIZE", help="keep read prompts on the disk: 8G (default: in memory)")
+    group.add_argument(
+        "--lend", nargs="?", const="half", metavar="SIZE", help="lend memory to paired nodes' models: 8G (half)"
+    )
     group.add_argument("--auto", action="store_true", help="take the best fitting model without asking")
     group.add_argument("--engine", choices=ENGINE_NAMES, metavar="NAME", help=",".join(ENGINE_NAMES))
     group.add_argument("--llama-server", type=Path, metavar="PATH", help="compute models with this llama.cpp program")

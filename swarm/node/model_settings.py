@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StrictBool
 from pydantic.dataclasses import dataclass
@@ -38,6 +38,7 @@ MAX_MODEL_DIRS: Final = 64
 LEAST_TTL_S, MOST_TTL_S = 1.0, 366 * 86_400.0
 LEAST_MEMORY_BYTES, MOST_MEMORY_BYTES = 1 << 20, 1 << 50
 NEVER: Final = "never"
+HALF: Final = "half"  # of the machine's memory: what is lent where no size is given
 MAX_LOADS_A_MINUTE: Final = 60
 MAX_UPSTREAMS: Final = 32
 MAX_HEADERS: Final = 32
@@ -82,6 +83,13 @@ def _size(value: object) -> int:
     return int(size_bytes)
 
 
+def _lent_size(value: object) -> object:
+    """A size, or how much is usual where only lending was asked for."""
+    if value is True or (isinstance(value, str) and value.strip().lower() == HALF):
+        return HALF
+    return None if value is False else _size(value)
+
+
 def _number(value: object, read: Callable[[str], float]) -> float | None:
     """The number, or what `read` makes of a text; None for what is neither."""
     if isinstance(value, str):
@@ -118,6 +126,7 @@ def _expanded(path: Path) -> Path:
 
 TimeToLive = Annotated[float, BeforeValidator(_seconds)]
 MemorySize = Annotated[int, BeforeValidator(_size)]
+LentSize = Annotated[int | Literal["half"] | None, BeforeValidator(_lent_size)]
 ModelName = Annotated[str, AfterValidator(_name)]
 Alias = Annotated[ModelName, AfterValidator(_alias)]
 Texts = Annotated[tuple[str, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]

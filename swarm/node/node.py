@@ -51,6 +51,7 @@ from swarm.node.engines import NodeEngines
 from swarm.node.files import bring, keeping_hashed, make_files
 from swarm.node.folder import hold_folder
 from swarm.node.leaving import CUT_S, leave
+from swarm.node.lending import NodeLending, lending_words
 from swarm.node.live import showing
 from swarm.node.model_choice import ChosenModel, choose_models, context_words, model_store
 from swarm.node.models import NodeModels, compute_threads
@@ -125,6 +126,7 @@ class Node:
         self._upstream_lines: list[str] = []
         self._instructions: ToolInstructions | None = None
         self._tool_host: ToolHost | None = None
+        self._lending: NodeLending | None = None
 
     async def __aenter__(self) -> Node:
         give_back_large_blocks()
@@ -205,6 +207,7 @@ class Node:
             self._instructions = await asyncio.to_thread(ToolInstructions, path, self._count_tokens, self._console.say)
         self._files = make_files(settings, self.pool, self.membership, client, self.describe, self._console.say)
         local, servers = await self._enter_tools()
+        self._lending = await self._stack.enter_async_context(self._opened_lending())
         await self._stack.enter_async_context(self._listening(listeners, client))
         lines = banner(self.setup, settings.federated, self._upstream_lines, settings.answer_any_model, settings.record)
         for line in lines:
@@ -239,6 +242,22 @@ class Node:
             self._tool_host = JoinedHosts([*([] if local is None else [local]), *servers])
         return local, servers
 
+    @asynccontextmanager
+    async def _opened_lending(self) -> AsyncGenerator[NodeLending]:
+        """What lends this node's memory, once somebody says so: `--lend`, or `swarm lend on`."""
+        trust = self.setup.trust
+
+        def name_of(member: str) -> str:
+            return next((peer.label for peer in self.membership.peers() if peer.id == member), member[:12])
+
+        lending = NodeLending(self.settings, lambda: trust.mode == "paired", name_of, self._console.say)
+        self.pool.held_beside = lending.holdings
+        try:
+            async with lending.stopping_with(self.condition):
+                yield lending
+        finally:
+            self.pool.held_beside = tuple
+
     def _trust_service(self, client: PeerClient) -> TrustService:
         setup, settings = self.setup, self.settings
         return TrustService(
@@ -250,6 +269,7 @@ class Node:
             addresses=lambda: self.setup.all_announced,
             local=setup.local,
             page_access=self._page_access,
+            lending=self._lending,
             federated=settings.federated,
             say=self._console.say,
             members_only=setup.access.members_only,
@@ -295,6 +315,8 @@ class Node:
             machine=self._machine_trouble,
             usage_file=self.settings.data_path / USAGE_FILE,
             given_names_file=self.settings.data_path / GIVEN_NAMES_FILE,
+            lent=lambda: () if self._lending is None else self._lending.lent(),
+            lender=lambda: self._lending if self._lending is not None and self._lending.offer() else None,
             log_ring=kept_lines(),
             tool_host=self._tool_host,
             loads_models=not self.settings.no_model,
@@ -385,6 +407,10 @@ class Node:
         """Load what was named, else the best; from then on whatever lies on the disk is loaded when it is asked for."""
         settings = self.settings
         self._snapshot = await asyncio.to_thread(probe_hardware)
+        if settings.lend is not None:
+            assert self._lending is not None
+            lent = await self._lending.decide(True, None if settings.lend == "half" else settings.lend, self._snapshot)
+            self._console.say(f"  lends      {lending_words(lent)}")
         only = [upstream for upstream in self.dispatcher.upstreams if upstream.plan.mode == "only"]
         if only:
             offers = [await upstream.first_look() for upstream in only]
@@ -482,4 +508,5 @@ class Node:
             mode=trust.mode,
             roster=None if trust.roster is None else trust.roster.digest,
             loadable=self._loadables.digest,
+            lends=None if self._lending is None else self._lending.offer(),
         )

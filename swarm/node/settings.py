@@ -43,6 +43,7 @@ from swarm.node.model_settings import (
     ByName,
     ExpandedPath,
     Folders,
+    LentSize,
     MemorySize,
     ModelName,
     ModelSettings,
@@ -143,7 +144,7 @@ LogFormat = Annotated[str, AfterValidator(_log_format)]
 class Settings:
     """One node's settings, checked. None lets the node choose. A single text stands for a list of one.
 
-    `ttl` is seconds, infinite for `never`; `memory` and `kv_disk` bytes. `aliases`, `mcp`, `models`, `peers`,
+    `ttl` is seconds, infinite for `never`; `memory`, `kv_disk` and `lend` bytes. `aliases`, `mcp`, `models`, `peers`,
     `routing`, `tool_instructions` and `upstreams` (its tables `[upstream.NAME]`) are in a configuration file only.
     `upstream` names tables of it, rows of the table of providers, and base URLs; left empty, all of its tables count.
     """
@@ -172,6 +173,7 @@ class Settings:
     max_models: Annotated[int, between(1, MOST_LOADED)] | None = None
     memory: MemorySize | None = None
     kv_disk: MemorySize | None = None
+    lend: LentSize = None
     aliases: AliasTable = field(default_factory=dict[str, str])
     models: ByName = field(default_factory=dict[str, ModelSettings])
     peers: PeerRules = field(default_factory=PeerRules)

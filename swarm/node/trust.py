@@ -40,7 +40,7 @@ from swarm.control_messages import Invited, Joined, KnownCode, KnownNode, KnownN
 from swarm.errors import SetupError, SwarmError
 from swarm.gateway.http.access import comes_from_loopback
 from swarm.gateway.http.page_access import LINK_LIFE_S, PageAccess
-from swarm.gateway.peers.control import ControlServer
+from swarm.gateway.peers.control import ControlServer, LendingCommands
 from swarm.node.pairing import (
     check_standing,
     find_codes,
@@ -62,7 +62,7 @@ class TrustService:
     """Keeps a running node's trust from `__aenter__` to `__aexit__`. `say` prints a line for whoever started the node.
 
     `pairing` is what the node's port gives joiners to; `addresses` tells where others reach it now, the best first,
-    `local` where programs of this machine do; `page_access` makes the links of `swarm page`. A node that is for
+    `local` where programs of this machine do; `page_access` makes the links of `swarm page`, and `lending` does what `swarm lend` asks. A node that is for
     `members_only` (it has an API key) never stands open: when it leaves its swarm, it becomes one of its own.
     """
 
@@ -79,6 +79,7 @@ class TrustService:
         say: Callable[[str], None],
         local: Address | None = None,
         page_access: PageAccess | None = None,
+        lending: LendingCommands | None = None,
         members_only: bool = False,
         look_s: float = LOOK_S,
         timing: PairingTiming | None = None,
@@ -92,6 +93,7 @@ class TrustService:
         self._page_access = page_access or PageAccess()
         self._federated = federated
         self._say = say
+        self._lending = lending
         self._members_only = members_only
         trust.subscribe(self._on_change)  # first, so that people read why before they read what follows from it
         self._sync = RosterSync(trust, membership, client, look_s)
@@ -108,7 +110,7 @@ class TrustService:
             stack.push_async_callback(self._stop)
             if self._federated:
                 await stack.enter_async_context(self._sync)
-            await stack.enter_async_context(ControlServer(self, self._data_dir))
+            await stack.enter_async_context(ControlServer(self, self._data_dir, self._lending))
             self._stack = stack.pop_all()
         return self
 

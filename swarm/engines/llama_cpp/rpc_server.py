@@ -85,6 +85,7 @@ class RpcServer:
         loop = asyncio.get_running_loop()
         self.plan = plan
         self.rpc = ""
+        self.held_bytes = 0  # of memory, when it was last looked at
         self.over: asyncio.Future[RpcEnd] = loop.create_future()
         self._process = process
         self._line = line
@@ -260,16 +261,17 @@ class RpcServer:
             if not self._inner_pid:
                 continue
             look = await asyncio.to_thread(look_at, self._inner_pid, self.plan.most_bytes)
+            self.held_bytes = look.bytes
             end = judge.end(look)
             if end is None and self._cache is not None and self._ready.done():
                 end = await asyncio.to_thread(self._cache.overfull, self.plan.bytes)
             if end is not None:
                 self._end(end)
+                self._closing = self._closing or asyncio.create_task(self._close())
 
     async def aclose(self) -> None:
         """Return when nothing of it runs any more. Whoever waits may be cancelled: it is ended all the same."""
-        if self._closing is None:
-            self._closing = asyncio.create_task(self._close())
+        self._closing = self._closing or asyncio.create_task(self._close())
         await finished(self._closing)
 
     async def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""The control endpoint: how `swarm invite`, `join`, `peers`, `revoke` and `page` reach the node of this machine.
+"""The control endpoint: how `swarm invite`, `join`, `peers`, `revoke`, `page`, `lend` reach the node of this machine.
 
 A listener of its own, on loopback, at a port that changes with every start: no peer and no client of the API can reach
 it. Other users of this machine can, and so can a web page, so every request must carry the secret that is kept in the
@@ -24,6 +24,7 @@ from swarm.control_messages import (
     CONTROL_FILE,
     INVITE_PATH,
     JOIN_PATH,
+    LEND_PATH,
     PAGE_PATH,
     PEERS_PATH,
     REVOKE_PATH,
@@ -35,6 +36,8 @@ from swarm.control_messages import (
     JoinBody,
     Joined,
     KnownNodes,
+    LendBody,
+    Lending,
     PageBody,
     PageLink,
     Refused,
@@ -66,11 +69,19 @@ class TrustCommands(Protocol):
     def page(self, lan: bool = False) -> PageLink: ...
 
 
+class LendingCommands(Protocol):
+    """Does what `swarm lend` asks. Raises SetupError for what can never work."""
+
+    def state(self) -> Lending: ...
+    async def decide(self, on: bool, size_bytes: int | None) -> Lending: ...
+
+
 class ControlServer:
     """Open from `__aenter__` to `__aexit__`, which removes the file that leads to it."""
 
-    def __init__(self, commands: TrustCommands, data_dir: Path) -> None:
+    def __init__(self, commands: TrustCommands, data_dir: Path, lending: LendingCommands | None = None) -> None:
         self._commands = commands
+        self._lending = lending
         self._file = data_dir / CONTROL_FILE
         self._secret = secrets.token_hex(SECRET_BYTES)
         self._authorization = f"Bearer {self._secret}".encode()
@@ -83,6 +94,9 @@ class ControlServer:
         app.router.add_post(REVOKE_PATH, self._revoke)
         app.router.add_post(WITHDRAW_PATH, self._withdraw)
         app.router.add_post(PAGE_PATH, self._page)
+        if lending is not None:
+            app.router.add_get(LEND_PATH, self._lent)
+            app.router.add_post(LEND_PATH, self._lend)
         self._runner = web.AppRunner(
             app, access_log=None, handler_cancellation=True, shutdown_timeout=SHUTDOWN_S, auto_decompress=False
         )
@@ -150,6 +164,15 @@ class ControlServer:
     async def _page(self, request: web.Request) -> web.Response:
         body = await read_body(request, PageBody)
         return answer(self._commands.page(body.lan))
+
+    async def _lent(self, _: web.Request) -> web.Response:
+        assert self._lending is not None
+        return answer(self._lending.state())
+
+    async def _lend(self, request: web.Request) -> web.Response:
+        assert self._lending is not None
+        body = await read_body(request, LendBody)
+        return answer(await self._lending.decide(body.on, body.size_bytes))
 
 
 def answer(message: ControlMessage, status: int = 200) -> web.Response:

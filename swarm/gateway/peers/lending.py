@@ -81,7 +81,7 @@ class Lender(Protocol):
 LENDER: web.AppKey[Callable[[], Lender | None]] = web.AppKey("lender")  # None: this node lends nothing
 
 
-class LendBody(RootModel[LendRequest | MeasureRequest]):
+class PeerLendBody(RootModel[LendRequest | MeasureRequest]):
     """`POST /federation/v1/lend`."""
 
 
@@ -95,7 +95,7 @@ async def lend(request: web.Request) -> web.StreamResponse:
     takes_work(request.app)
     if "Upgrade" in request.headers:
         return await stream_of_bytes(request, lender, guest)
-    asked = (await read_body(request, LendBody)).root
+    asked = (await read_body(request, PeerLendBody)).root
     if isinstance(asked, MeasureRequest):
         return await measured(request, asked.measure)
     return await lease(request, lender, guest, asked)
