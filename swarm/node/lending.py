@@ -295,9 +295,8 @@ class NodeLending:
     def _room_bytes(self) -> int | None:
         """What this machine has free beside its reserve: of RAM only, which is read in less than a millisecond."""
         assert self._parts is not None
-        assert self._free is not None
         pool = self._parts.pool
-        free = None if pool.startswith("vram") else self._free.read([pool]).get(pool)
+        free = None if self._free is None or pool.startswith("vram") else self._free.read([pool]).get(pool)
         return None if free is None else free - reserve_of(self._parts.total_bytes)
 
     # What guests ask for

@@ -62,8 +62,9 @@ class TrustService:
     """Keeps a running node's trust from `__aenter__` to `__aexit__`. `say` prints a line for whoever started the node.
 
     `pairing` is what the node's port gives joiners to; `addresses` tells where others reach it now, the best first,
-    `local` where programs of this machine do; `page_access` makes the links of `swarm page`, and `lending` does what `swarm lend` asks. A node that is for
-    `members_only` (it has an API key) never stands open: when it leaves its swarm, it becomes one of its own.
+    `local` where programs of this machine do; `page_access` makes the links of `swarm page`, and `lending` does what
+    `swarm lend` asks. A node that is for `members_only` (it has an API key) never stands open: when it leaves its
+    swarm, it becomes one of its own.
     """
 
     def __init__(

@@ -32,6 +32,7 @@ from swarm.gateway.http.listener import PortLimits, SharedPort, shared_port
 from swarm.gateway.http.page_access import PageAccess
 from swarm.gateway.observing.view import LentEntry
 from swarm.gateway.page.pulls import ModelShelf
+from swarm.gateway.peers.lending import Lender
 from swarm.gateway.peers.management import Pull
 from swarm.gateway.peers.model_files import FileService
 from swarm.logs import LogRing
@@ -120,6 +121,7 @@ class NodeOptions:
     contents: Mapping[str, str] = field(default_factory=dict[str, str])  # its models' fingerprints, by their ids
     lends: LendOffer | None = None
     lent: Callable[[], Sequence[LentEntry]] = tuple[LentEntry, ...]
+    lender: Lender | None = None
     unused_lenders: Mapping[str, str] = field(default_factory=dict[str, str])
     listener: socket.socket | None = None  # on which it listens; None: on a port of its own at `host`
     watch: Callable[[web.Request, web.StreamResponse], None] | None = None  # told of each answer as it begins
@@ -285,6 +287,7 @@ class RunningNode:
             trust_commands=lambda: getattr(self, "trust_service", None),
             client=self.client,
             lent=self._options.lent,
+            lender=lambda: self._options.lender,
             unused_lenders=lambda: self._options.unused_lenders,
         )
         if (watch := self._options.watch) is not None:
