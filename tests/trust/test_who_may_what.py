@@ -35,7 +35,7 @@ KEY, ADMIN_KEY = "sk-client", "sk-admin"
 ALLOWED, FOREIGN = "http://app.example:3000", "http://evil.example"
 CONTROL = [("POST", INVITE_PATH), ("POST", JOIN_PATH), ("GET", PEERS_PATH), ("POST", REVOKE_PATH)]
 # 403s with which an endpoint itself says no to somebody who may ask it.
-ITS_OWN_NO = {"not_paired", "not_yourself", "no_session", "link_unknown", "too_many_links"}
+ITS_OWN_NO = {"not_paired", "not_lending", "not_yourself", "no_session", "link_unknown", "too_many_links"}
 REFUSALS = {
     "origin_not_allowed", "host_not_allowed", "members_only", "not_for_members", "not_a_member",
     "management_not_allowed", "trust_not_here", "page_token_missing", "tools_not_allowed",

@@ -159,7 +159,7 @@ class RpcEnd:
 
 
 @dataclass(slots=True)
-class Judge:
+class ServerWatch:
     """Looks at one server in turn, and says when it has to end."""
 
     plan: RpcPlan

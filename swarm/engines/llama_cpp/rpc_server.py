@@ -30,12 +30,12 @@ from swarm.engines.llama_cpp.rpc_cache import RpcCache
 from swarm.engines.llama_cpp.rpc_confinement import (
     GPU_DEVICES,
     GPU_VARIABLES,
-    Judge,
     Look,
     PythonInside,
     RpcEnd,
     RpcPlan,
     RpcProgram,
+    ServerWatch,
     rpc_command,
 )
 from swarm.errors import EngineFailed
@@ -255,14 +255,14 @@ class RpcServer:
         self._end(RpcEnd(SERVER_ENDED, f"llama.cpp's RPC server is gone: {self.words or 'its sandbox ended'}"))
 
     async def _watch(self) -> None:
-        judge = Judge(self.plan)
+        watch = ServerWatch(self.plan)
         while not self.over.done():
             await asyncio.wait({self.over}, timeout=LOOK_S)
             if not self._inner_pid:
                 continue
             look = await asyncio.to_thread(look_at, self._inner_pid, self.plan.most_bytes)
             self.held_bytes = look.bytes
-            end = judge.end(look)
+            end = watch.end(look)
             if end is None and self._cache is not None and self._ready.done():
                 end = await asyncio.to_thread(self._cache.overfull, self.plan.bytes)
             if end is not None:
