@@ -1,4 +1,7 @@
-"""The command lines of `swarm invite`, `join`, `leave`, `peers`, `revoke` and `page`: `members.py` does it."""
+"""The command lines of `swarm invite`, `join`, `leave`, `peers`, `revoke`, `page` and `lend`.
+
+`members.py` does it, and `lend.py`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,11 @@ LEAVE = (
 )
 PEERS = "The members, or in an open swarm the nodes that were found, with their states and addresses; and codes."
 REVOKE = "Remove a node from the swarm: its connections are cut at once, here and at every member that can be reached."
+LEND = (
+    "What the node that runs here lends of its memory to other members of its swarm, for parts of models that are "
+    "larger than one machine. `off` tells those who have some, and ends what is left after 30 s. A node that is "
+    "started with --lend lends from the beginning."
+)
 OWN_PAGE = """\
 Print a link that opens the page of the node that runs here with its owner's
 rights (models, requests, who belongs to the swarm), and open the browser where
@@ -34,6 +42,7 @@ examples:
 Exit code: 0 done, 1 it did not work this time, 2 it cannot work.
 More in docs/page.md."""
 EXIT_CODES = "Exit code: 0 done, 1 it did not work this time, 2 it cannot work. More in docs/trust.md."
+LENDS = "Exit code: 0 done, 1 it did not work this time, 2 it cannot work. More in docs/pooling.md."
 YES = "do not ask first; needed where there is no terminal"
 MIN_LIFE_S: Final = 60  # a minute; the control endpoint holds both bounds, too
 MAX_LIFE_S: Final = 7 * 86_400
@@ -60,7 +69,7 @@ def uses_of(text: str) -> int:
 
 
 def add_member_commands(commands: Any) -> None:
-    """All six, each with --json and --data-dir."""
+    """All seven, each with --json and --data-dir."""
     invite = _command(commands, "invite", "print a code to join with", INVITE)
     invite.add_argument("--uses", type=uses_of, metavar="N", help="for how many machines the code is (default 1)")
     invite.add_argument(
@@ -89,9 +98,15 @@ def add_member_commands(commands: Any) -> None:
         "--lan", action="store_true", help="a link with the node's address on the network, for other machines' browsers"
     )
     page.add_argument("--no-browser", action="store_true", help="print the link, and open no browser")
+    lend = commands.add_parser(
+        "lend", help="lend memory to other nodes, or have it back", description=LEND, epilog=LENDS
+    )
+    lend.add_argument("what", nargs="?", choices=("on", "off"), metavar="on|off", help="without it, show what is lent")
+    lend.add_argument("size", nargs="?", metavar="SIZE", help="how much: 8G (default: half of this machine's memory)")
     for parser in (leave, revoke):
         parser.add_argument("--yes", "-y", action="store_true", help=YES)
-    rows = ((invite, _invite), (join, _join), (leave, _leave), (peers, _peers), (revoke, _revoke), (page, _page))
+    rows = ((invite, _invite), (join, _join), (leave, _leave), (peers, _peers), (revoke, _revoke))
+    rows = (*rows, (page, _page), (lend, _lend))
     for parser, run in rows:
         parser.add_argument("--json", action="store_true", help="as JSON")
         parser.add_argument("--data-dir", type=Path, metavar="DIR", help=DATA_DIR)
@@ -148,6 +163,12 @@ def _page(arguments: argparse.Namespace) -> int:
     from swarm.commands.members import open_page
 
     return open_page(_data_dir(arguments), arguments.lan, not arguments.no_browser, arguments.json)
+
+
+def _lend(arguments: argparse.Namespace) -> int:
+    from swarm.commands.lend import lend
+
+    return lend(_data_dir(arguments), arguments.what, arguments.size, arguments.json)
 
 
 def _data_dir(arguments: argparse.Namespace) -> Path:

@@ -152,7 +152,7 @@ def _add_model(group: Any) -> None:
 
 
 def _add_voting(group: Any) -> None:
-    many = f"answers to compare, 1 to {MAX_VOTES} (default: 5 where they count)"
+    many = f"how many, 1 to {MAX_VOTES} (default: 5 if they count)"
     modes = "|".join(STREAM_MODES)
     group.add_argument("--votes", type=int, metavar="N", help=many)
     strategies = f"answers chosen by {', '.join(STRATEGIES)}".replace("auto", "auto (default)")
@@ -165,7 +165,7 @@ def _add_upstream(group: Any) -> None:
         "--upstream",
         action="append",
         metavar="URL",
-        help="base URL of an OpenAI API, or a provider (groq); repeatable",
+        help="an OpenAI API, or a provider (groq); repeatable",
     )
     group.add_argument(
         "--upstream-mode",

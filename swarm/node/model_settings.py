@@ -87,7 +87,7 @@ def _lent_size(value: object) -> object:
     """A size, or how much is usual where only lending was asked for."""
     if value is True or (isinstance(value, str) and value.strip().lower() == HALF):
         return HALF
-    return None if value is False else _size(value)
+    return None if value is None or value is False else _size(value)
 
 
 def _number(value: object, read: Callable[[str], float]) -> float | None:

@@ -71,6 +71,7 @@ TAKES: dict[tuple[str, ...], set[str]] = {
     ("invite",): {"--data-dir"},
     ("join", "-"): {"--data-dir"},
     ("peers",): {"--data-dir"},
+    ("lend",): {"--data-dir"},
     ("leave",): {"--data-dir"},
     ("forget",): {"--data-dir"},
     ("service", "status"): set(),
