@@ -3,12 +3,15 @@
 Only an answer that is the same again can be gone on with: temperature 0, or a seed, and another place with the same
 content of the model and the same computation. There it is made anew from its beginning (a *replay*), and what comes is
 held against what the client has, piece by piece, however it is cut: what it has is left out, what follows goes on. At
-the first difference the replay ends, before anything of it is shown: two answers are never joined.
+the first difference the replay ends, before anything of it is shown: two answers are never joined. Where that would
+take long a text may be *continued* near its end (`continuation.py`), which is held against what the client has alike.
 
 | phase  | an event                                                                                       |
 |--------|------------------------------------------------------------------------------------------------|
 | given  | goes to the client, and is kept                                                                |
 | replay | is left out, as far as the client has it; what is new goes to the client, and ends this phase  |
+
+A continuation that does not fit is followed by a replay at the same place.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from swarm.errors import (
     Unavailable,
 )
 from swarm.generation import Delta, Finish, GenerationRequest, ToolCallDelta, is_greedy
+from swarm.routing.continuation import LEAST_SAVED_S, SEAM_TOKENS, Continued, Seam, can_continue, saved_s, seam_of
 from swarm.routing.replicas import Content, Replica
 
 # The node, or a machine with a part of the model, is gone, and nothing says that the request ended it. A peer that
@@ -83,7 +87,7 @@ class Resumption:
     to: str
     at_chars: int
     gap_s: float
-    how: Literal["replay"] = "replay"
+    how: Literal["replay", "continued"] = "replay"
 
 
 def says_the_same_again(request: GenerationRequest) -> bool:
@@ -132,12 +136,21 @@ class ShownAnswer:
         return self._first_s is not None
 
     @property
+    def chars(self) -> int:
+        """Of all that it says."""
+        return sum(len(text) for delta in self._deltas for _, text in pieces_of(delta))
+
+    @property
     def took_s(self) -> float:
         return 0.0 if self._first_s is None else self.last_s - self._first_s
 
-    def replay(self) -> Replay:
-        """What tells the new part of the same answer, made anew."""
-        return Replay(self._deltas)
+    @property
+    def steps(self) -> Sequence[Delta]:
+        return self._deltas
+
+    def replay(self, first: int = 0) -> Replay:
+        """What tells the new part of the same answer, made anew from step number `first` on."""
+        return Replay(self._deltas[first:])
 
 
 class Replay:
@@ -157,8 +170,7 @@ class Replay:
         self._calls = {call.index for delta in shown for call in delta.tool_calls}
         self._at: defaultdict[GrowingPart, int] = defaultdict(int)
         self._tokens_at = 0
-        self.at_chars = sum(map(len, self._shown.values()))
-        self._left = self.at_chars + len(self._tokens)
+        self._left = sum(map(len, self._shown.values())) + len(self._tokens)
 
     @property
     def covered(self) -> bool:
@@ -238,12 +250,13 @@ def entry_token(entry: JsonValue) -> JsonValue:
 class Continuity:
     """One answer of one choice, over the nodes that make it. It is given events; it says what of them is new.
 
-    A replay may take REPLAY_TIMES as long as what it repeats, `least_s` at least. `resumption` is the last one, once
-    something new has gone to the client after it.
+    A replay may take REPLAY_TIMES as long as what it repeats, `least_s` at least. It is continued where that saves
+    `least_saved_s`. `resumption` is the last one, once something new has gone to the client after it.
     """
 
-    def __init__(self, least_s: float = LEAST_REPLAY_S) -> None:
+    def __init__(self, least_s: float = LEAST_REPLAY_S, least_saved_s: float = LEAST_SAVED_S) -> None:
         self._least_s = least_s
+        self._least_saved_s = least_saved_s
         self._shown = ShownAnswer()
         self._finished = False
         self._replay: Replay | None = None
@@ -251,6 +264,8 @@ class Continuity:
         self._lost: Replica | None = None
         self._failure: SwarmError | None = None
         self._tries: list[str] = []
+        self._continued: Continued | None = None
+        self._may_continue = True
         self.resumption: Resumption | None = None
 
     @property
@@ -287,6 +302,35 @@ class Continuity:
 
     def _begin_again(self) -> None:
         self._replay, self._replayed_from = self._shown.replay(), None
+        self._continued, self._may_continue = None, True
+
+    def seam(self, request: GenerationRequest, replica: Replica) -> tuple[Seam, Sequence[Delta]] | None:
+        """Where `replica` should go on with the answer to `request` as with a turn, and what is before that.
+
+        None where it should be made anew, or nothing was lost.
+        """
+        steps = self._shown.steps
+        if self._replay is None or not self._may_continue or not can_continue(request, replica.capabilities.reasoning):
+            return None
+        if len(steps) <= SEAM_TOKENS or saved_s(len(steps), self._shown.took_s) < self._least_saved_s:
+            return None
+        seam = seam_of(steps, request.stop)
+        return None if seam is None else (seam, steps[: seam.steps])
+
+    def continues(self, continued: Continued | None) -> None:
+        """What comes next begins there; None: at the beginning."""
+        if continued is not None:
+            self._continued, self._replay = continued, self._shown.replay(continued.seam.steps)
+
+    @property
+    def continuing(self) -> bool:
+        """It was continued, and nothing new has come."""
+        return self._replay is not None and self._continued is not None
+
+    def replays(self) -> None:
+        """The continuation did not fit: the same place is to make it anew."""
+        self._begin_again()
+        self._may_continue = False
 
     @property
     def ended(self) -> SwarmError:
@@ -307,6 +351,8 @@ class Continuity:
 
     def new_in(self, event: Delta | Finish, by: Replica, now_s: float) -> Delta | Finish | None:
         """What of `event` the client is given. Raises AnswersDiffer."""
+        if self._continued is not None and isinstance(event, Finish):
+            event = self._continued.whole(event)
         new: Delta | Finish | None = event
         if self._replay is not None and self._lost is not None:
             if self._replayed_from is None:
@@ -315,7 +361,8 @@ class Continuity:
             if new is None:
                 return None
             gap_s = now_s - self._shown.last_s
-            self.resumption = Resumption(self._lost.node, by.node, self._replay.at_chars, gap_s)
+            how = "replay" if self._continued is None else "continued"
+            self.resumption = Resumption(self._lost.node, by.node, self._shown.chars, gap_s, how)
             self._replay = None
         self._shown.add(new, now_s)
         self._finished = isinstance(new, Finish)

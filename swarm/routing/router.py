@@ -26,6 +26,7 @@ from typing import Protocol
 
 from swarm.errors import ContextExceeded, EngineDied, PeerFailed, PeerMalformed, SwarmError, Unavailable
 from swarm.generation import Usage
+from swarm.routing.continuation import LEAST_SAVED_S
 from swarm.routing.observations import (
     OVERCLAIM,
     Affinity,
@@ -62,7 +63,8 @@ _WORSE: Mapping[CircuitState, int] = {"closed": 0, "half_open": 1, "open": 2}
 class FailureLimits:
     """How much failure is borne: of one place before its circuit opens, of retries, and of an answer's pause.
 
-    `replay_s`: what a place has at least to make anew what a client has of an answer.
+    `replay_s`: what a place has at least to make anew what a client has of an answer; `continued_s`: what is to be
+    saved of that where it is continued.
     """
 
     to_open: int = FAILURES_TO_OPEN
@@ -70,6 +72,7 @@ class FailureLimits:
     retry_floor: int = RETRY_FLOOR
     floor_per_s: float = FLOOR_PER_S
     replay_s: float = LEAST_REPLAY_S
+    continued_s: float = LEAST_SAVED_S
 
 
 DEFAULT_LIMITS = FailureLimits()
@@ -300,7 +303,7 @@ class Router:
 
     def continuity(self) -> Continuity:
         """An answer that may go on elsewhere."""
-        return Continuity(self._limits.replay_s)
+        return Continuity(self._limits.replay_s, self._limits.continued_s)
 
     def replayed(self, replica: Replica, *, differs: bool) -> None:
         """A peer made an answer anew that another had begun. Who is wrong where it `differs` is not known."""

@@ -24,6 +24,7 @@ from swarm.errors import (
     UpstreamFailed,
 )
 from swarm.generation import Delta, EventStream, Finish, GenerationRequest
+from swarm.routing.continuation import Continued, continued, is_cut_alike
 from swarm.routing.observations import Demand
 from swarm.routing.poison_pills import RequestContent
 from swarm.routing.policy import Plan
@@ -39,6 +40,7 @@ from swarm.routing.resumption import (
     says_the_same_again,
 )
 from swarm.routing.router import Router
+from swarm.routing.utilities import cut_into_tokens
 from swarm.routing.waiting_room import SoonerElsewhere
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ FAILING_OVER = (PeerFailed, EngineFailed, Unavailable, ContextExceeded, Upstream
 FAILED_THERE = (PeerFailed, EngineFailed, UpstreamFailed)  # the others are answers: it is full, or its context small
 MAX_NAMED = 8  # of those that were tried before; more names explain nothing
 FRESH_S = 3.0  # a slot that was idle longer ago may be taken by another node since
+CUT_S = 3.0  # for a text to be cut into tokens: a few thousand take milliseconds
 MAX_HELD_SHARE = 0.2  # of an answer's time that its reader may hold it up without spoiling what is measured
 
 
@@ -119,6 +122,11 @@ class SingleAnswer:
                     others = [other for other in self._ranked_again(left) if other.key not in chosen]
                     left = [sooner.peer, replica, *others]
                 except ReplayFailed as failed:
+                    if self._story is not None and self._story.continuing:
+                        log.info("%s does not continue the answer, and makes it anew: %s", replica.node, failed)
+                        self._story.replays()
+                        left = [replica, *left]
+                        continue
                     left = self._next_after(replica, failed, left)
                 except EngineDied:
                     self._report_failed(replica)
@@ -198,14 +206,32 @@ class SingleAnswer:
         return best if time.monotonic() - best.reported_at <= FRESH_S else None
 
     def _from(self, replica: Replica) -> AsyncGenerator[Delta | Finish, None]:
-        events = self._measured(replica)
         if self._story is not None:
-            return self._unseen(self._story, replica, events)
+            return self._unseen(self._story, replica)
+        events = self._measured(replica, self._request)
         return held_back(events) if self._whole else events
 
-    async def _unseen(self, story: Continuity, replica: Replica, events: EventStream) -> EventStream:
+    async def _continued(self, story: Continuity, replica: Replica) -> Continued | None:
+        """The request by which `replica` goes on with what the client has; None where it is to make that anew."""
+        found = story.seam(self._request, replica)
+        if found is None:
+            return None
+        seam, before = found
+        call, deadline = cut_into_tokens(seam.text), min(self._deadline, time.monotonic() + CUT_S)
+        try:
+            tokens = await self._client.utility(replica, call, deadline)
+        except EngineDied:
+            raise
+        except SwarmError as error:
+            log.info("%s is not asked to continue an answer: %s", replica.node, error)
+            return None
+        return continued(self._request, seam, tokens) if is_cut_alike(before, tokens) else None
+
+    async def _unseen(self, story: Continuity, replica: Replica) -> EventStream:
         """What of the events the client has not: all of them, until a node was lost. Raises ReplayFailed."""
-        async with aclosing(events):
+        begun = await self._continued(story, replica)
+        story.continues(begun)
+        async with aclosing(self._measured(replica, self._request if begun is None else begun.request)) as events:
             while True:
                 left_s = story.left_s(time.monotonic())
                 event = await (anext(events, None) if left_s is None else self._within(left_s, story, events))
@@ -236,10 +262,11 @@ class SingleAnswer:
             self._on_served(replace(self._asked, resumed=resumption))
         gap_ms = round(resumption.gap_s * 1000)
         log.info(
-            "%s goes on with what %s had begun, from character %d: a gap of %d ms",
+            "%s goes on with what %s had begun, from character %d (%s): a gap of %d ms",
             resumption.to,
             resumption.lost,
             resumption.at_chars,
+            resumption.how,
             gap_ms,
         )
         for listener in self._router.listeners:
@@ -265,14 +292,14 @@ class SingleAnswer:
         self._asked = replace(served, reason=self._reason, tried=tuple(self._tried[:MAX_NAMED]))
         self._on_served(self._asked)
 
-    async def _measured(self, replica: Replica) -> AsyncGenerator[Delta | Finish, None]:
-        """The events of `replica`, whose speed is noted, and that it has answered this conversation."""
+    async def _measured(self, replica: Replica, request: GenerationRequest) -> AsyncGenerator[Delta | Finish, None]:
+        """The events of `replica` to `request`, whose speed is noted, and that it has answered this conversation."""
         asked = time.monotonic()
         first = asked
         held_s, sent_bytes, left, tokens = 0.0, 0, self._choices, 0
         begun = False
         events = self._client.events(
-            replica, self._request, self._choices, self._deadline, self._served, self._elsewhere, self._stays
+            replica, request, self._choices, self._deadline, self._served, self._elsewhere, self._stays
         )
         async with aclosing(events):
             async for event in events:

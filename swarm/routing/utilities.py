@@ -18,6 +18,7 @@ from swarm.engines.engine import (
     Capabilities,
     Engine,
     LoadedModel,
+    Tokens,
     may_be_too_long,
     prompt_bytes,
     refuse_too_long,
@@ -43,6 +44,7 @@ from swarm.routing.replicas import SWARM_ALIAS, Replica, named
 from swarm.workers.model_workers import ModelWorkers
 
 A = TypeVar("A")
+TOKENS = TypeAdapter(Tokens)
 
 SMALL_BYTES = 64 * 1024  # what a chat's prompt has, to be counted beside it
 SMALL_AT_ONCE = 2  # of the four threads that an engine has beside those of its answers
@@ -116,6 +118,24 @@ class UtilityCall(Generic[A]):
             return ask(http, model)
 
         return replace(self, run=run)
+
+
+def has_bytes(tokens: Tokens) -> bool:
+    """Whether each piece is a text, or bytes."""
+    return all(isinstance(piece, str) or all(0 <= byte <= 255 for byte in piece) for piece in tokens.pieces or ())
+
+
+def cut_into_tokens(text: str) -> UtilityCall[Tokens]:
+    """The tokens of `text`, as a part of a prompt, with their pieces."""
+    body: JsonObject = {"content": text, "add_special": False, "parse_special": True, "with_pieces": True}
+    return UtilityCall(
+        "tokenize",
+        body,
+        TOKENS,
+        lambda engine: engine.tokenize(text, add_special=False, parse_special=True, pieces=True),
+        lambda tokens: tokens.pieces is not None and len(tokens.pieces) == len(tokens.ids) and has_bytes(tokens),
+        size_bytes=len(text),
+    )
 
 
 def skilled(

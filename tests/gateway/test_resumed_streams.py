@@ -18,6 +18,7 @@ from pydantic import JsonValue
 from federation.client import PeerClient
 from federation.hostport import Address
 from swarm.engines.engine import Computation
+from swarm.errors import BadRequest
 from swarm.gateway.answers.answer_form import Pacing
 from swarm.generation import Delta, ToolCallDelta
 from swarm.routing.router import FailureLimits
@@ -96,7 +97,11 @@ class Stream:
 
     async def until(self, words: bytes) -> None:
         while words not in self.heard:
-            self.heard += await self._response.content.readuntil(b"\n\n")
+            self.heard += await self.piece()
+
+    async def piece(self) -> bytes:
+        """The next event."""
+        return await self._response.content.readuntil(b"\n\n")
 
     async def rest(self) -> Stream:
         self.heard += await self._response.content.read()
@@ -535,3 +540,89 @@ async def test_who_goes_on_may_have_to_wait_for_a_worker() -> None:
             await stream.rest()
         assert stream.said == "one two"
         assert swarm.asked == {"attic": 1, "kitchen": 1}
+
+
+LETTERS = ["o", "n", "e", " ", "t", "w", "o", ".", "t", "h", "r", "e", "e"]  # what the scripted engine has for tokens
+AT_ONCE = FailureLimits(continued_s=0.0)
+
+
+def continuing(*rest: str) -> Callable[[Any, int], Sequence[Step]]:
+    """An engine that goes on with a turn that has begun: the last letters of the seam, then the `rest`."""
+
+    def script(request: Any, _: int) -> Sequence[Step]:
+        *_, last = request.messages
+        written = len(last["content"]) if last["role"] == "assistant" else 0
+        return [*LETTERS[written:], *rest] if written else ["it was to go on"]
+
+    return script
+
+
+async def test_a_long_text_is_continued_near_its_end() -> None:
+    async with Swarm() as swarm:
+        attic = await swarm.add("attic", *LETTERS, asyncio.Event())
+        await swarm.add("kitchen", "never", rules=LAST, failure_limits=AT_ONCE)
+        swarm.engines["kitchen"].script = continuing(" four")
+        async with asking(swarm.client, max_tokens=50, stream_options={"include_usage": True}) as stream:
+            await read_all(stream, len(LETTERS))
+            await attic.stop()
+            await stream.rest()
+        assert stream.said == "one two.three four"
+        assert stream.account["resumed"]["how"] == "continued"
+        assert stream.account["resumed"]["at_chars"] == len(LETTERS)
+        (request,) = swarm.engines["kitchen"].requests
+        assert request.messages is not None
+        begun = str(request.messages[-1]["content"])
+        assert "one two.three".startswith(begun)
+        assert request.max_tokens == 50 - len(begun)
+        assert stream.chunks[-1]["usage"]["completion_tokens"] == len(LETTERS) + 1
+        assert "timings" not in stream.account
+
+
+async def test_where_the_seam_does_not_hold_the_same_node_makes_it_anew() -> None:
+    def script(request: Any, _: int) -> Sequence[Step]:
+        return ["else"] if request.messages[-1]["role"] == "assistant" else [*LETTERS, " four"]
+
+    async with Swarm() as swarm:
+        attic = await swarm.add("attic", *LETTERS, asyncio.Event())
+        await swarm.add("kitchen", "never", rules=LAST, failure_limits=AT_ONCE)
+        swarm.engines["kitchen"].script = script
+        async with asking(swarm.client) as stream:
+            await read_all(stream, len(LETTERS))
+            await attic.stop()
+            await stream.rest()
+        assert stream.said == "one two.three four"
+        assert stream.account["resumed"]["how"] == "replay"
+        assert swarm.asked == {"attic": 1, "kitchen": 2}
+
+
+async def test_what_is_read_in_other_tokens_than_it_was_written_in_is_made_anew() -> None:
+    words = ["one ", "two ", *LETTERS]  # of several characters, which are a token each to the scripted engine
+    async with Swarm() as swarm:
+        attic = await swarm.add("attic", *words, asyncio.Event())
+        await swarm.add("kitchen", *words, "!", rules=LAST, failure_limits=AT_ONCE)
+        async with asking(swarm.client) as stream:
+            await read_all(stream, len(words))
+            await attic.stop()
+            await stream.rest()
+        assert stream.said == "".join(words) + "!"
+        assert stream.account["resumed"]["how"] == "replay"
+        assert swarm.asked == {"attic": 1, "kitchen": 1}
+
+
+async def test_an_engine_that_cannot_cut_a_text_makes_it_anew() -> None:
+    async with Swarm() as swarm:
+        attic = await swarm.add("attic", *LETTERS, asyncio.Event())
+        await swarm.add("kitchen", *LETTERS, "!", rules=LAST, failure_limits=AT_ONCE)
+        swarm.engines["kitchen"].utility_error = BadRequest("it has no tokens")
+        async with asking(swarm.client) as stream:
+            await read_all(stream, len(LETTERS))
+            await attic.stop()
+            await stream.rest()
+        assert stream.said == "".join(LETTERS) + "!"
+        assert stream.account["resumed"]["how"] == "replay"
+
+
+async def read_all(stream: Stream, steps: int) -> None:
+    """Return when so many steps of the answer were read."""
+    while stream.heard.count(b'"content":"') < steps:
+        stream.heard += await stream.piece()

@@ -76,7 +76,11 @@ class SwarmResumed(BaseModel):
     ]
     gap_ms: Annotated[int, Field(description="Milliseconds from the last piece before to the first one after it")]
     how: Annotated[
-        Literal["replay"], Field(description="replay: made anew from its beginning, and held against what was sent")
+        Literal["replay", "continued"],
+        Field(
+            description="replay: made anew from its beginning, and held against what was sent. continued: from near "
+            "the end of what was sent, of which the last tokens were held against it"
+        ),
     ]
 
 

@@ -45,7 +45,7 @@ from swarm.generation import ExtraText, GenerationRequest, JsonObject, prompt_ch
 from swarm.images import asks_about_images
 from swarm.routing.replica_client import shown_to
 from swarm.routing.replicas import SWARM_ALIAS, Replica
-from swarm.routing.utilities import EMBED, READ, RERANK, SEE, UtilityCall
+from swarm.routing.utilities import EMBED, READ, RERANK, SEE, TOKENS, UtilityCall, has_bytes
 
 MAX_CONTENT_BYTES = 2**20  # at worst a token a byte: 7 MB of numbers, which still is one line between nodes
 MAX_PIECES_BYTES = 2**18  # with its text each token takes four times as much
@@ -57,7 +57,6 @@ TOKEN_BYTES = 8  # of a token's number as text
 MAX_VECTOR = 65_536  # numbers in one; the largest models have 8,192
 TEXT = TypeAdapter(str)
 COUNT = TypeAdapter(int)
-TOKENS = TypeAdapter(Tokens)
 EMBEDDINGS = TypeAdapter(Embeddings)
 RANKING = TypeAdapter(Ranking)
 A = TypeVar("A")
@@ -172,7 +171,7 @@ def tokenize(body: TokenizeBody) -> UtilityCall[Tokens]:
 
     def fits(answer: Tokens) -> bool:
         pieces = answer.pieces
-        matching = pieces is None or (len(pieces) == len(answer.ids) and all(map(_are_bytes, pieces)))
+        matching = pieces is None or (len(pieces) == len(answer.ids) and has_bytes(answer))
         return (
             matching and (pieces is not None) == body.with_pieces and all(0 <= token <= MAX_INT for token in answer.ids)
         )
@@ -187,10 +186,6 @@ def tokenize(body: TokenizeBody) -> UtilityCall[Tokens]:
         fits,
         size_bytes=len(body.content),
     )
-
-
-def _are_bytes(piece: str | tuple[int, ...]) -> bool:
-    return isinstance(piece, str) or all(0 <= byte <= 255 for byte in piece)
 
 
 def detokenize(body: DetokenizeBody) -> UtilityCall[str]:
