@@ -25,7 +25,7 @@ from swarm.engines.engine import Tokens
 from swarm.generation import Delta, Finish, GenerationRequest, JsonObject, Usage, is_greedy
 
 SEAM_TOKENS: Final = 8  # that come again: one or two could be right by chance
-READS_TIMES: Final = (
+READS_TIMES: Final = 4  # as fast as it writes one answer, at least: on a processor; GPUs a hundred times
     4  # as fast as it writes, at least: of one answer on a processor; GPUs read a hundred times as fast
 )
 LEAST_SAVED_S: Final = 1.5  # of a client's waiting; for less the exact way is taken
