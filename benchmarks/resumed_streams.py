@@ -28,12 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from load import RunError, fresh_prompt
+from load import Endpoint, RunError, fresh_prompt, special_tokens
 from measure import Figure, Target
 from report import parser, progress, publish, read_environment
 
 from federation.tasks import cancel_and_wait
-from tests.e2e.asking import federation_view, rambling
+from tests.e2e.asking import federation_view
 from tests.e2e.node_process import NodeProcess
 
 CHAT = "/v1/chat/completions"
@@ -79,10 +79,11 @@ class Round:
 
     came_too_late: bool
     went_on: bool
+    continued: bool
     diverged: bool
     error: str | None
     gap_ms: float
-    replayed_tokens: int
+    shown_tokens: int
     lost: int
     doubled: int
     miscounted: int
@@ -159,14 +160,15 @@ def judged(heard: Heard, reference: Heard, killed_at_s: float) -> Round:
     before = max((at for at in heard.at_s if at <= killed_at_s), default=killed_at_s)
     instants = [before, *(at for at in heard.at_s if at > killed_at_s)]
     gaps = [after - at for at, after in pairwise(instants)]
-    replayed = sum(at <= killed_at_s for at in heard.at_s)
+    shown = sum(at <= killed_at_s for at in heard.at_s)
     return Round(
         came_too_late=whole and "resumed" not in heard.account,
         went_on="resumed" in heard.account,
+        continued=heard.account.get("resumed", {}).get("how") == "continued",
         diverged=heard.error is not None and "answers otherwise" in heard.error,
         error=heard.error,
         gap_ms=max(gaps, default=0.0) * 1000,
-        replayed_tokens=replayed,
+        shown_tokens=shown,
         lost=lost,
         doubled=doubled,
         miscounted=abs((heard.usage or 0) - len(heard.tokens)) if whole else 0,
@@ -237,7 +239,7 @@ async def run(
     for node in (front, *nodes.values()):
         await node.ready()
     await until_known(front, model, set(nodes))
-    bias = (await asyncio.to_thread(rambling))["logit_bias"]
+    bias = await asyncio.to_thread(special_tokens, Endpoint.at(next(iter(nodes.values())).url))
     timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_S)
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
@@ -268,7 +270,7 @@ def figures_of(rounds: Sequence[Round]) -> list[Figure]:
     rounds = [each for each in rounds if not each.came_too_late]
     on = [each for each in rounds if each.went_on]
     gaps = tuple(each.gap_ms for each in on) or (0.0,)
-    return [
+    figures = [
         Figure("nodes lost in mid-answer", "", (len(rounds),)),
         Figure("nodes lost too late, after the last token", "", (late,)),
         Figure("share of the streams that went on", "", (len(on) / len(rounds),)),
@@ -276,7 +278,12 @@ def figures_of(rounds: Sequence[Round]) -> list[Figure]:
         Figure("streams ended by an error: all", "", (sum(each.error is not None for each in rounds),)),
         Figure("pause as its client has it", "ms", gaps, GAP_MS),
         Figure("pause, p99", "ms", (percentile(gaps, 0.99),), GAP_MS),
-        Figure("tokens that were made again", "", tuple(each.replayed_tokens for each in on) or (0,)),
+    ]
+    if continued := tuple(each.gap_ms for each in on if each.continued):
+        figures.append(Figure("pause of those that were continued", "ms", continued, GAP_MS))
+    return [
+        *figures,
+        Figure("tokens that the client had", "", tuple(each.shown_tokens for each in on) or (0,)),
         Figure("tokens lost, in all", "", (sum(each.lost for each in rounds),), NONE),
         Figure("tokens doubled, in all", "", (sum(each.doubled for each in rounds),), NONE),
         Figure("tokens that usage counts wrongly, in all", "", (sum(each.miscounted for each in rounds),), NONE),

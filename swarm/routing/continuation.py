@@ -26,8 +26,6 @@ from swarm.generation import Delta, Finish, GenerationRequest, JsonObject, Usage
 
 SEAM_TOKENS: Final = 8  # that come again: one or two could be right by chance
 READS_TIMES: Final = 4  # as fast as it writes one answer, at least: on a processor; GPUs a hundred times
-    4  # as fast as it writes, at least: of one answer on a processor; GPUs read a hundred times as fast
-)
 LEAST_SAVED_S: Final = 1.5  # of a client's waiting; for less the exact way is taken
 
 
@@ -104,10 +102,8 @@ def is_cut_alike(shown: Sequence[Delta], tokens: Tokens) -> bool:
     """
     if tokens.pieces is None:
         return False
-    pieces = [
-        piece.encode(errors="surrogatepass") if isinstance(piece, str) else bytes(piece) for piece in tokens.pieces
-    ]
-    steps = [step.text.encode(errors="surrogatepass") for step in shown]
+    pieces = [as_bytes(piece) for piece in tokens.pieces]
+    steps = [as_bytes(step.text) for step in shown]
     if b"".join(pieces) != b"".join(steps):
         return False
     left = iter(pieces)
@@ -118,6 +114,10 @@ def is_cut_alike(shown: Sequence[Delta], tokens: Tokens) -> bool:
         if taken != step or (count > 1 and step.isascii()):
             return False
     return True
+
+
+def as_bytes(piece: str | tuple[int, ...]) -> bytes:
+    return piece.encode(errors="surrogatepass") if isinstance(piece, str) else bytes(piece)
 
 
 def continued(request: GenerationRequest, seam: Seam, tokens: Tokens) -> Continued | None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from federation.advertisement import Capabilities
 from swarm.engines.engine import Tokens
 from swarm.errors import PeerSilent
-from swarm.generation import Delta, Finish, GenerationRequest, Timings, ToolCallDelta, Usage
+from swarm.generation import Delta, Finish, GenerationRequest, JsonObject, Timings, ToolCallDelta, Usage
 from swarm.routing.continuation import (
     LEAST_SAVED_S,
     SEAM_TOKENS,
@@ -26,9 +26,9 @@ from swarm.routing.continuation import (
 from swarm.routing.resumption import AnswersDiffer, Continuity
 from tests.doubles.replicas import replica
 
-ASKED = ({"role": "user", "content": "hello"},)
+ASKED: tuple[JsonObject, ...] = ({"role": "user", "content": "hello"},)
 GREEDY = GenerationRequest(model="m", messages=ASKED, temperature=0, max_tokens=100)
-ALIKE = {"fingerprint": "a" * 64, "computed_by": "x 1 on the CPU"}
+ALIKE: dict[str, Any] = {"fingerprint": "a" * 64, "computed_by": "x 1 on the CPU"}
 ATTIC, CELLAR = replica("attic", **ALIKE), replica("cellar", **ALIKE)
 WORDS = [f" w{number}" for number in range(20)]
 
