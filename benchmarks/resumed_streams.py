@@ -175,13 +175,14 @@ def judged(heard: Heard, reference: Heard, killed_at_s: float) -> Round:
     )
 
 
-async def until_known(front: NodeProcess, model: str, names: set[str]) -> None:
-    """Return when the front would ask all of `names` for `model`."""
+async def until_known(front: NodeProcess, names: set[str]) -> str:
+    """The model for which the front would ask all of `names`, as soon as it would."""
     async with asyncio.timeout(LOST_MODEL_S):
         while True:
-            view = await federation_view(front)
-            if view is not None and set(view["models"].get(model, ())) >= names:
-                return
+            view = await federation_view(front) or {"models": {}}
+            found = next((model for model, nodes in view["models"].items() if set(nodes) >= names), None)
+            if found is not None:
+                return found
             await asyncio.sleep(POLL_S)
 
 
@@ -232,13 +233,13 @@ async def talking(client: Client, body: dict[str, Any], dice: random.Random) -> 
 
 
 async def run(
-    kills: int, tokens: int, beside: int, freeze: bool, model: str, front: NodeProcess, nodes: dict[str, NodeProcess]
+    kills: int, tokens: int, beside: int, freeze: bool, front: NodeProcess, nodes: dict[str, NodeProcess]
 ) -> list[Round]:
     """As many rounds; each begins with all nodes there."""
     dice, rounds = random.Random(kills), list[Round]()
     for node in (front, *nodes.values()):
         await node.ready()
-    await until_known(front, model, set(nodes))
+    model = await until_known(front, set(nodes))
     bias = await asyncio.to_thread(special_tokens, Endpoint.at(next(iter(nodes.values())).url))
     timeout = aiohttp.ClientTimeout(total=None, sock_read=SILENCE_S)
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
@@ -254,7 +255,7 @@ async def run(
                 progress(f"{number + 1}/{kills}: {lost} lost: {each}")
                 nodes[lost].start()
                 await nodes[lost].ready()
-                await until_known(front, model, set(nodes))
+                await until_known(front, set(nodes))
         finally:
             await cancel_and_wait(*tasks)
     return rounds
@@ -309,7 +310,7 @@ def main() -> None:
         for node in nodes.values():
             stack.enter_context(node)
         kills = options.kills or (4 if options.quick else 200)
-        work = run(kills, options.tokens, options.beside, options.freeze, options.model, front, nodes)
+        work = run(kills, options.tokens, options.beside, options.freeze, front, nodes)
         rounds = asyncio.run(work)
     publish(environment, figures_of(rounds), options.json)
 

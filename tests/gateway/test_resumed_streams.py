@@ -551,7 +551,7 @@ def continuing(*rest: str) -> Callable[[Any, int], Sequence[Step]]:
 
     def script(request: Any, _: int) -> Sequence[Step]:
         *_, last = request.messages
-        written = len(last["content"]) if last["role"] == "assistant" else 0
+        written: int = len(last["content"]) if last["role"] == "assistant" else 0
         return [*LETTERS[written:], *rest] if written else ["it was to go on"]
 
     return script
