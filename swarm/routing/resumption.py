@@ -11,7 +11,7 @@ take long a text may be *continued* near its end (`continuation.py`), which is h
 | given  | goes to the client, and is kept                                                                |
 | replay | is left out, as far as the client has it; what is new goes to the client, and ends this phase  |
 
-A continuation that does not fit is followed by a replay at the same place.
+What comes to nothing in one way is tried in the other at the same place, and then at the next.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ GONE_FROM_UNDER_IT: Final[tuple[type[SwarmError], ...]] = (
 REPLAY_TIMES: Final = 4  # as long as the shown part took: a slower machine, or one with more company
 LEAST_REPLAY_S: Final = 10.0  # what a short answer gets all the same
 
+Way = Literal["replay", "continued"]
 GrowingPart = tuple[str, int]  # of an answer: its text, its thoughts, the name or the arguments of call number N
 
 
@@ -87,7 +88,7 @@ class Resumption:
     to: str
     at_chars: int
     gap_s: float
-    how: Literal["replay", "continued"] = "replay"
+    how: Way = "replay"
 
 
 def says_the_same_again(request: GenerationRequest) -> bool:
@@ -265,7 +266,7 @@ class Continuity:
         self._failure: SwarmError | None = None
         self._tries: list[str] = []
         self._continued: Continued | None = None
-        self._may_continue = True
+        self._tried: set[Way] = set()  # of who is asked now
         self.resumption: Resumption | None = None
 
     @property
@@ -294,43 +295,56 @@ class Continuity:
             raise failure
         self._lost, self._failure, self._tries = replica, failure, []
         self._begin_again()
+        self._tried.clear()
 
     def cannot(self, replica: Replica, why: str) -> None:
-        """The replay at `replica` came to nothing."""
+        """What `replica` was asked for came to nothing."""
         self._tries.append(f"{replica.node} {why}")
         self._begin_again()
+        self._tried.clear()
 
     def _begin_again(self) -> None:
         self._replay, self._replayed_from = self._shown.replay(), None
-        self._continued, self._may_continue = None, True
+        self._continued = None
 
     def seam(self, request: GenerationRequest, replica: Replica) -> tuple[Seam, Sequence[Delta]] | None:
         """Where `replica` should go on with the answer to `request` as with a turn, and what is before that.
 
-        None where it should be made anew, or nothing was lost.
+        None where it should make it anew, or nothing was lost.
         """
         steps = self._shown.steps
-        if self._replay is None or not self._may_continue or not can_continue(request, replica.capabilities.reasoning):
+        if self._replay is None or "continued" in self._tried or len(steps) <= SEAM_TOKENS:
             return None
-        if len(steps) <= SEAM_TOKENS or saved_s(len(steps), self._shown.took_s) < self._least_saved_s:
+        pays = saved_s(len(steps), self._shown.took_s) >= self._least_saved_s
+        if not (pays or "replay" in self._tried) or not can_continue(request, replica.capabilities.reasoning):
             return None
         seam = seam_of(steps, request.stop)
         return None if seam is None else (seam, steps[: seam.steps])
 
-    def continues(self, continued: Continued | None) -> None:
-        """What comes next begins there; None: at the beginning."""
-        if continued is not None:
-            self._continued, self._replay = continued, self._shown.replay(continued.seam.steps)
+    def begins(self, continued: Continued | None) -> None:
+        """Somebody is asked for it: from a seam on, or (None) from its beginning.
 
-    @property
-    def continuing(self) -> bool:
-        """It was continued, and nothing new has come."""
-        return self._replay is not None and self._continued is not None
-
-    def replays(self) -> None:
-        """The continuation did not fit: the same place is to make it anew."""
+        Raises ReplayFailed where that was tried: a seam was found, and its tokens are others there.
+        """
+        if self._replay is None:
+            return
         self._begin_again()
-        self._may_continue = False
+        if continued is not None:
+            self._tried.add("continued")
+            self._continued, self._replay = continued, self._shown.replay(continued.seam.steps)
+            return
+        if "replay" in self._tried:
+            self._tried.add("continued")
+            raise ReplayFailed("answers otherwise, and reads what was shown as other tokens than were written")
+        self._tried.add("replay")
+
+    def asks_anew(self) -> None:
+        """Whoever was asked has not begun: somebody else is asked in its place."""
+        self._tried.clear()
+
+    def has_another_way(self, request: GenerationRequest, replica: Replica) -> bool:
+        """Whether what failed at `replica` may be tried otherwise there."""
+        return "replay" not in self._tried or self.seam(request, replica) is not None
 
     @property
     def ended(self) -> SwarmError:
@@ -361,7 +375,7 @@ class Continuity:
             if new is None:
                 return None
             gap_s = now_s - self._shown.last_s
-            how = "replay" if self._continued is None else "continued"
+            how: Way = "replay" if self._continued is None else "continued"
             self.resumption = Resumption(self._lost.node, by.node, self._shown.chars, gap_s, how)
             self._replay = None
         self._shown.add(new, now_s)

@@ -102,7 +102,7 @@ class SingleAnswer:
         """The events of whoever answers. Raises the last failure, or what says that no more are tried."""
         with demand.request():
             self._router.attempt()
-            left = list(self._plan.seats)
+            left: list[Replica] = list(self._plan.seats)
             self._reason = reason_for(left, self._choices, expected_tokens(self._request))
             self._report_followed(left[0])
             begun = False
@@ -116,18 +116,19 @@ class SingleAnswer:
                     return
                 except SoonerElsewhere as sooner:
                     self._report_moved()
+                    if self._story is not None:
+                        self._story.asks_anew()
                     if not self._tried:
                         self._reason = "free slot"
                     chosen = (sooner.peer.key, replica.key)
                     others = [other for other in self._ranked_again(left) if other.key not in chosen]
                     left = [sooner.peer, replica, *others]
                 except ReplayFailed as failed:
-                    if self._story is not None and self._story.continuing:
-                        log.info("%s does not continue the answer, and makes it anew: %s", replica.node, failed)
-                        self._story.replays()
+                    if self._story is not None and self._story.has_another_way(self._request, replica):
+                        log.info("%s %s, and is asked in another way", replica.node, failed)
                         left = [replica, *left]
-                        continue
-                    left = self._next_after(replica, failed, left)
+                    else:
+                        left = self._next_after(replica, failed, left)
                 except EngineDied:
                     self._report_failed(replica)
                     raise
@@ -230,7 +231,7 @@ class SingleAnswer:
     async def _unseen(self, story: Continuity, replica: Replica) -> EventStream:
         """What of the events the client has not: all of them, until a node was lost. Raises ReplayFailed."""
         begun = await self._continued(story, replica)
-        story.continues(begun)
+        story.begins(begun)
         async with aclosing(self._measured(replica, self._request if begun is None else begun.request)) as events:
             while True:
                 left_s = story.left_s(time.monotonic())

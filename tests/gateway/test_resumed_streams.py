@@ -550,8 +550,8 @@ def continuing(*rest: str) -> Callable[[Any, int], Sequence[Step]]:
     """An engine that goes on with a turn that has begun: the last letters of the seam, then the `rest`."""
 
     def script(request: Any, _: int) -> Sequence[Step]:
-        *_, last = request.messages
-        written: int = len(last["content"]) if last["role"] == "assistant" else 0
+        last = request.messages[-1]
+        written = len(str(last["content"])) if last["role"] == "assistant" else 0
         return [*LETTERS[written:], *rest] if written else ["it was to go on"]
 
     return script
@@ -591,6 +591,27 @@ async def test_where_the_seam_does_not_hold_the_same_node_makes_it_anew() -> Non
             await stream.rest()
         assert stream.said == "one two.three four"
         assert stream.account["resumed"]["how"] == "replay"
+        assert swarm.asked == {"attic": 1, "kitchen": 2}
+
+
+async def test_a_replay_that_differs_is_followed_by_a_continuation() -> None:
+    """As that of a node whose numbers are rounded otherwise."""
+
+    def script(request: Any, voter: int) -> Sequence[Step]:
+        if request.messages[-1]["role"] == "assistant":
+            return continuing(" four")(request, voter)
+        return ["o", "n", "c", "e"]
+
+    async with Swarm() as swarm:
+        attic = await swarm.add("attic", *LETTERS, asyncio.Event())
+        await swarm.add("kitchen", "never", rules=LAST)
+        swarm.engines["kitchen"].script = script
+        async with asking(swarm.client) as stream:
+            await read_all(stream, len(LETTERS))
+            await attic.stop()
+            await stream.rest()
+        assert stream.said == "one two.three four"
+        assert stream.account["resumed"]["how"] == "continued"
         assert swarm.asked == {"attic": 1, "kitchen": 2}
 
 

@@ -23,7 +23,7 @@ from swarm.routing.continuation import (
     saved_s,
     seam_of,
 )
-from swarm.routing.resumption import AnswersDiffer, Continuity
+from swarm.routing.resumption import AnswersDiffer, Continuity, ReplayFailed
 from tests.doubles.replicas import replica
 
 ASKED: tuple[JsonObject, ...] = ({"role": "user", "content": "hello"},)
@@ -176,7 +176,7 @@ def going_on(story: Continuity) -> Continued:
     seam, before = found
     begun = continued(GREEDY, seam, cut(*(step.text for step in before)))
     assert begun is not None
-    story.continues(begun)
+    story.begins(begun)
     return begun
 
 
@@ -184,11 +184,9 @@ def test_the_seam_is_held_against_what_was_shown_and_what_follows_goes_on() -> N
     texts = ["w", *WORDS]
     story = lost_after(texts)
     begun = going_on(story)
-    assert story.continuing
     for text in texts[begun.seam.steps :]:
         assert story.new_in(Delta(text=text), CELLAR, 30.0) is None
     assert story.new_in(Delta(text=" next"), CELLAR, 31.0) == Delta(text=" next")
-    assert not story.continuing
     told = story.resumption
     assert told is not None
     assert (told.how, told.at_chars, told.gap_s) == ("continued", len("".join(texts)), 11.0)
@@ -204,9 +202,9 @@ def test_where_the_seam_does_not_hold_the_answer_is_made_anew_there() -> None:
     going_on(story)
     with pytest.raises(AnswersDiffer):
         story.new_in(Delta(text=" else"), CELLAR, 30.0)
-    story.replays()
+    assert story.has_another_way(GREEDY, CELLAR)
     assert story.seam(GREEDY, CELLAR) is None, "it is not tried again there"
-    story.continues(None)
+    story.begins(None)
     for text in texts:
         assert story.new_in(Delta(text=text), CELLAR, 40.0) is None
     assert story.new_in(Delta(text=" next"), CELLAR, 41.0) == Delta(text=" next")
@@ -216,12 +214,49 @@ def test_where_the_seam_does_not_hold_the_answer_is_made_anew_there() -> None:
     assert story.new_in(end, CELLAR, 42.0) == end, "it counted all of it"
 
 
-def test_who_comes_next_may_continue_again() -> None:
+def test_where_a_replay_differs_the_answer_is_continued_there_however_short_it_is() -> None:
+    """Numbers that are rounded otherwise make another answer; what was shown is a beginning like any other."""
+    story = lost_after(["w", *WORDS], each_s=0.01)
+    assert story.seam(GREEDY, CELLAR) is None
+    story.begins(None)
+    with pytest.raises(AnswersDiffer):
+        story.new_in(Delta(text="else"), CELLAR, 1.0)
+    assert story.has_another_way(GREEDY, CELLAR)
+    begun = going_on(story)
+    for text in WORDS[begun.seam.steps - 1 :]:
+        assert story.new_in(Delta(text=text), CELLAR, 2.0) is None
+    assert story.new_in(Delta(text=" next"), CELLAR, 3.0) == Delta(text=" next")
+    assert story.resumption is not None
+    assert story.resumption.how == "continued"
+
+
+def test_both_ways_are_tried_once_at_each_place() -> None:
     story = lost_after(["w", *WORDS])
     going_on(story)
-    story.replays()
+    story.begins(None)
+    assert not story.has_another_way(GREEDY, CELLAR)
     story.cannot(CELLAR, "answers otherwise")
     assert story.seam(GREEDY, ATTIC) is not None
+    story.begins(None)  # its tokens were others
+    with pytest.raises(ReplayFailed, match="other tokens"):
+        story.begins(None)
+    assert not story.has_another_way(GREEDY, ATTIC)
+
+
+def test_who_leaves_a_queue_for_another_node_has_tried_nothing() -> None:
+    story = lost_after(["w", *WORDS])
+    story.begins(None)
+    story.asks_anew()
+    story.begins(None)
+    assert story.new_in(Delta(text="w"), CELLAR, 30.0) is None
+
+
+def test_a_seeded_answer_has_one_way() -> None:
+    story = lost_after(["w", *WORDS])
+    seeded = GREEDY.model_copy(update={"temperature": 0.7, "seed": 1})
+    assert story.seam(seeded, CELLAR) is None
+    story.begins(None)
+    assert not story.has_another_way(seeded, CELLAR)
 
 
 def test_a_short_part_is_made_anew_and_so_is_what_a_thinking_model_said() -> None:
