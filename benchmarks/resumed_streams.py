@@ -11,10 +11,10 @@ that came after the last token is told, and made again. With `--beside` so many 
 the while, so that answers are computed in batches of changing sizes.
 `--freeze` stops the node (SIGSTOP) in place of killing it: then it is silence that has to be noticed.
 
-The embedded models say the same on every node. Models that people use do not quite: numbers are rounded otherwise where
-a prompt is read in other batches. `--natural` asks those natural questions (temperature 0, or 0.7 and a seed), tells how
-often that ends an answer, and holds the tokens that the client got against those that the last node counts: one that was
-lost or doubled where the two parts meet would show.
+The embedded models say the same on every node. Models that people use do not quite: numbers are rounded otherwise
+where a prompt is read in other batches. `--natural` asks those natural questions (temperature 0, or 0.7 and a seed),
+tells how often that ends an answer, and holds the tokens that the client got against those that the last node counts:
+one that was lost or doubled where the two parts meet would show.
 """
 
 from __future__ import annotations
@@ -68,6 +68,7 @@ class Heard:
     text: str = ""
     account: Mapping[str, Any] = field(default_factory=dict[str, Any])
     usage: int | None = None
+    ended_itself: bool = False  # by a token that is counted and has no text
     error: str | None = None
     done: bool = False
 
@@ -75,6 +76,7 @@ class Heard:
         if "error" in chunk:
             self.error = str(chunk["error"]["message"])
         for choice in chunk.get("choices", ()):
+            self.ended_itself = self.ended_itself or choice["finish_reason"] == "stop"
             self.text += choice["delta"].get("content") or ""
             logprobs: Mapping[str, Any] = choice.get("logprobs") or {}
             for token in logprobs.get("content", ()):
@@ -195,7 +197,7 @@ def judged(heard: Heard, reference: Heard | None, killed_at_s: float, greedy: bo
         shown_tokens=shown,
         lost=lost,
         doubled=doubled,
-        miscounted=abs((heard.usage or 0) - len(heard.tokens)) if whole else 0,
+        miscounted=abs((heard.usage or 0) - heard.ended_itself - len(heard.tokens)) if whole else 0,
     )
 
 
@@ -302,6 +304,11 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+def went_on(rounds: Sequence[Round]) -> float | None:
+    """Their share; None of none."""
+    return sum(each.went_on for each in rounds) / len(rounds) if rounds else None
+
+
 def figures_of(rounds: Sequence[Round]) -> list[Figure]:
     late = sum(each.came_too_late for each in rounds)
     rounds = [each for each in rounds if not each.came_too_late]
@@ -311,13 +318,9 @@ def figures_of(rounds: Sequence[Round]) -> list[Figure]:
         Figure("nodes lost in mid-answer", "", (len(rounds),)),
         Figure("nodes lost too late, after the last token", "", (late,)),
         *(
-            Figure(
-                f"share of the streams that went on, {words}",
-                "",
-                tuple(float(each.went_on) for each in rounds if kind(each)),
-            )
+            Figure(f"share of the streams that went on, {words}", "", (share,))
             for words, kind in KINDS.items()
-            if any(map(kind, rounds))
+            if (share := went_on(list(filter(kind, rounds)))) is not None
         ),
         Figure("streams ended by an error: the words differed", "", (sum(each.diverged for each in rounds),)),
         Figure("streams ended by an error: all", "", (sum(each.error is not None for each in rounds),)),
