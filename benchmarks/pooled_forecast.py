@@ -7,7 +7,8 @@ the shape of Qwen2.5-0.5B dealt to one and two `ggml-rpc-server` of the same bui
 behind a line that delays each way by half a round trip. The forecast knows what a node knows: the memory's speed as a
 lender measures it (`hardware/memory_speed.py`), and the round trip and the bandwidth as they are measured over the same
 line. All processes have one thread and share this machine's cores, but work one after the other, as pooled ones do.
-Of each measurement the best of its rounds counts: what else the machine does takes time and never gives any.
+Of the gaps between tokens the fastest tenth counts, and of the prompts the fastest one: what else the machine does
+takes time and never gives any.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from measure import Figure
@@ -177,7 +179,20 @@ def rpc_server(program: Path) -> Generator[int]:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Tokens written and tokens of a prompt read, a second; the latter with the first token."""
+    """Gaps between written tokens, in seconds; tokens of a prompt read a second, with the first one written."""
+
+    gaps_s: tuple[float, ...]
+    reads: float
+
+
+def fastest_tenth(gaps_s: Sequence[float]) -> float:
+    """The longest gap of the fastest tenth."""
+    return sorted(gaps_s)[len(gaps_s) // 10]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Tokens written, and tokens of a prompt read, a second."""
 
     writes: float
     reads: float
@@ -195,14 +210,15 @@ async def measured(engine: LlamaServerEngine, tokens: int, repeats: int, number:
             "ignore_eos": True,
         }
     )
-    began, at, prompt_tokens = time.perf_counter(), list[float](), 0
+    began, at, prompt_tokens, written = time.perf_counter(), list[float](), 0, 0
     async with aclosing(engine.candidates(request, 1)) as events:
         async for event in events:
             if isinstance(event, Delta):
                 at.append(time.perf_counter())
             if (usage := getattr(event, "usage", None)) is not None:
                 prompt_tokens, written = usage.prompt_tokens, usage.completion_tokens
-    return Speed((written - 1) / (at[-1] - at[0]), prompt_tokens / (at[0] - began))
+    assert written == len(at), "each token is a piece of its own"
+    return Speed(tuple(later - sooner for sooner, later in pairwise(at)), prompt_tokens / (at[0] - began))
 
 
 def dealt(layers: int, lenders: int) -> list[int]:
@@ -213,8 +229,8 @@ def dealt(layers: int, lenders: int) -> list[int]:
 
 async def compared(
     name: str, path: Path, build: EngineBuild, bytes_per_s: float, lenders: int, rtt_ms: float, rounds: int
-) -> tuple[PooledPlan, Speed, float]:
-    """The forecast, what was measured, and the measured round trip in seconds."""
+) -> tuple[PooledPlan, Measured]:
+    """The forecast, and what was measured."""
     assert build.program is not None
     layers = read_layers(path)
     counts = dealt(layers.layers, lenders)
@@ -231,14 +247,15 @@ async def compared(
         spec = EngineSpec("model", path, CONTEXT_TOKENS, 1, threads=1, build=build, parts=parts, node="here")
         async with aclosing(await llama_server.load(spec)) as engine:
             await measured(engine, 8, 4, 0)
-            runs = [await measured(engine, 24, 60, number) for number in range(1, rounds + 1)]
-    best = Speed(max(run.writes for run in runs), max(run.reads for run in runs))
+            runs = [await measured(engine, 32, 20, number) for number in range(1, rounds + 1)]
+    gap_s = fastest_tenth([gap for run in runs for gap in run.gaps_s])
+    best = Measured(1 / gap_s, max(run.reads for run in runs))
     progress(
         f"{name} over {lenders} lenders at {rtt_ms:g} ms: writes {best.writes:.1f} tokens/s, "
         f"forecast {plan.tokens_per_s or 0:.1f}; reads {best.reads:.0f}, forecast {plan.prefill_tokens_per_s or 0:.0f} "
         f"(round trip {trip_s * 1000:.2f} ms, {link / 1e6:.0f} MB/s)"
     )
-    return plan, best, trip_s
+    return plan, best
 
 
 async def forecasts(rounds: int, trips_ms: Sequence[float]) -> list[Figure]:
@@ -253,7 +270,7 @@ async def forecasts(rounds: int, trips_ms: Sequence[float]) -> list[Figure]:
     for name, path in models.items():
         cases = [(0, 0.0), *((lenders, trip) for lenders in (1, 2) for trip in trips_ms)]
         for lenders, trip in cases:
-            plan, best, _ = await compared(name, path, build, speed, lenders, trip, rounds)
+            plan, best = await compared(name, path, build, speed, lenders, trip, rounds)
             assert plan.tokens_per_s is not None
             assert plan.prefill_tokens_per_s is not None
             where = f"{name}, {lenders} lenders, {trip:g} ms" if lenders else f"{name}, alone"

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from federation.addresses import choose_addresses
 from federation.advertisement import NodeDescription
@@ -52,10 +53,12 @@ from swarm.registry.removal import ArrivedOf, removal_of
 from swarm.registry.table import fit_text, row_json
 
 if TYPE_CHECKING:
+    from swarm.commands.swarm_state import SwarmState
     from swarm.gateway.observing.node_states import NodeState
 
 log = logging.getLogger(__name__)
 
+HERE_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 BROWSE_S = 1.5  # what a node takes to be found
 ANSWER_S = 2.0
 MAX_ADDRESSES = 128  # asked who they are; a home has a handful of nodes, each with a few addresses
@@ -208,9 +211,18 @@ def other_nodes(settings: Settings, place: NodePlace) -> list[OtherNode]:
             raise
         log.info("the node that runs here was not asked for others: %s", error)
         return []
+    here = place.url is None or urlsplit(place.url).hostname in HERE_HOSTS
+    return others_in(state, own_is_here=here)
+
+
+def others_in(state: SwarmState, *, own_is_here: bool) -> list[OtherNode]:
+    """What the living nodes of a swarm have, as one of them tells it; of that one too where it is another machine."""
     rtts = {} if state.view is None else {peer.id: peer.rtt_ms for peer in state.view.peers}
-    others = (node for node in state.nodes.values() if node.source != "own" and node.state == "alive")
-    return [_other_node(node, rtts.get(node.id)) for node in others]
+    return [
+        _other_node(node, rtts.get(node.id))
+        for node in state.nodes.values()
+        if node.state == "alive" and not (own_is_here and node.source == "own")
+    ]
 
 
 def _other_node(node: NodeState, rtt_ms: float | None) -> OtherNode:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from swarm.errors import PooledMisfit
 from swarm.registry.layer_sizes import LayerSizes
 from swarm.registry.model_memory import Load
-from swarm.registry.pooled_fit import PooledPlan, PoolMachine, pooled_plan
+from swarm.registry.pooled_fit import PooledPlan, PoolMachine, pooled_plan, too_far
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +39,15 @@ class SwarmMemory:
 
 @dataclass(frozen=True, slots=True)
 class Elsewhere:
-    """Where a model fits: alone `on` nodes, else over the machines of `plan`; `refused` says why not over any."""
+    """Where a model fits: alone `on` nodes, else over the machines of `plan`; `refused` says why not over any.
+
+    `warnings` are of the plan, or of lenders that are too far away for one.
+    """
 
     on: tuple[str, ...] = ()
     plan: PooledPlan | None = None
     refused: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
@@ -51,17 +55,6 @@ class Elsewhere:
         if self.on:
             return f"fits on {' and '.join(self.on)}"
         return "" if self.plan is None else f"only over {self.plan.over}"
-
-    @property
-    def advice(self) -> str:
-        """What to do about it, as a sentence; "" where it fits nowhere and nobody lends."""
-        if self.on:
-            nodes = " and ".join(self.on)
-            return f"It fits on {nodes}: have it loaded there (`swarm models load NAME --on {self.on[0]}`)."
-        if self.plan is not None:
-            warned = "".join(f" ({warning})" for warning in self.plan.warnings)
-            return f"It fits only over {self.plan.over}{warned}: start this node with --pool to have it loaded there."
-        return f"Over lent memory: {self.refused}." if self.refused else ""
 
 
 NOWHERE = Elsewhere()
@@ -86,5 +79,5 @@ def where_else(
     try:
         plan = pooled_plan(layers(), load, memory.machines)
     except PooledMisfit as error:
-        return Elsewhere(refused=str(error))
-    return Elsewhere(plan=plan) if len(plan.nodes) > 1 else NOWHERE
+        return Elsewhere(refused=str(error), warnings=too_far(memory.machines))
+    return Elsewhere(plan=plan, warnings=plan.warnings) if len(plan.nodes) > 1 else NOWHERE

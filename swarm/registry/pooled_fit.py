@@ -50,9 +50,6 @@ UNKNOWN_RTT_S: Final = 0.001  # of a peer that was never measured: a LAN's
 
 TRIPS_PER_TOKEN: Final = 1.0  # round trips to a lender for one graph
 GRAPH_OVERHEAD_S: Final = 0.0004  # of a graph call on a lender, beside its round trips
-# A prompt's token takes this much less than one that is written, its share of the output matrix apart: on one core of a
-# processor, with Q8_0; more cores, and above all graphics cards, read prompts faster than is said.
-PREFILL_GAIN: Final = 1.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,11 @@ class PooledShare:
 
 @dataclass(frozen=True, slots=True)
 class PooledPlan:
-    """A model over its machines, the host's share first. Rates are expected; None where a machine's is unknown."""
+    """A model over its machines, the host's share first. Rates are expected; None where a machine's is unknown.
+
+    That of a prompt is the least: a token of it takes a single core about as long as one that is written, and more
+    cores or a graphics card, whose number nobody tells, a part of that.
+    """
 
     shares: tuple[PooledShare, ...]
     tokens_per_s: float | None
@@ -269,13 +270,12 @@ def _described(model: _WeighedLayers, machines: Sequence[PoolMachine], counts: S
 def _pass_s(model: _WeighedLayers, machines: Sequence[PoolMachine], counts: Sequence[int], tokens: int) -> float | None:
     """Seconds that `tokens` take through all machines: one that is written, or a batch of a prompt."""
     layers, seconds, end = model.layers, TOKEN_OVERHEAD_S, 0
-    gain = 1 if tokens == 1 else tokens / PREFILL_GAIN
     for machine, count in zip(machines, counts, strict=True):
         if machine.bytes_per_s is None:
             return None
         end += count
         read_end = end if tokens == 1 else min(end, layers.layers - 1)
-        seconds += model.read_bytes(end - count, read_end) * gain / machine.bytes_per_s
+        seconds += model.read_bytes(end - count, read_end) * tokens / machine.bytes_per_s
         if machine.node_id is not None:
             passing = layers.hidden * tokens + (layers.vocab if end == layers.layers else layers.hidden * tokens)
             link_s = 0.0 if machine.link_bytes_per_s is None else passing * FLOAT32_BYTES / machine.link_bytes_per_s
@@ -298,6 +298,19 @@ def _warnings(lenders: Iterable[PoolMachine], tokens_per_s: float | None) -> Ite
             )
 
 
+def too_far(machines: Sequence[PoolMachine]) -> tuple[str, ...]:
+    """Of those lenders among `machines` that are too far away to be taken unasked, how far, and what has them taken."""
+    return tuple(_too_far(one for one in machines[1:] if not one.named and one.rtt_s > MOST_RTT_S))
+
+
+def _too_far(lenders: Iterable[PoolMachine]) -> Iterable[str]:
+    for one in lenders:
+        yield (
+            f"{one.node} ({size_text(one.free_bytes)}) is {_ms(one.rtt_s)} away, more than {_ms(MOST_RTT_S)}: "
+            f"pool = {json.dumps([one.node])} in the configuration takes it anyway"
+        )
+
+
 def _refuse_slow(plan: PooledPlan, lenders: Sequence[PoolMachine]) -> None:
     rate = plan.tokens_per_s
     if rate is not None and rate < LEAST_TOKENS_PER_S and not all(lender.named for lender in lenders):
@@ -316,11 +329,7 @@ def _misfit(model: _WeighedLayers, host: PoolMachine, near: Sequence[PoolMachine
     each = model.compute_bytes + LENDER_RESERVE_BYTES
     held = host.free_bytes + sum(max(0, one.free_bytes - each) for one in near)
     short = f": {size_text(need - held)} short" if held < need else ": its layers do not fit into these pieces"
-    away = "".join(
-        f"; {one.node} ({size_text(one.free_bytes)}) is {_ms(one.rtt_s)} away, more than {_ms(MOST_RTT_S)}: "
-        f'pool = ["{one.node}"] in the configuration takes it anyway'
-        for one in far
-    )
+    away = "".join(f"; {words}" for words in _too_far(far))
     lend = "" if near or far else "; no node lends memory: start others with --lend"
     return (
         f"it needs {size_text(need)}, {size_text(each)} more on each lender, and free are {', '.join(free)}"

@@ -18,6 +18,7 @@ LookElsewhere = Callable[[Fit], Elsewhere]  # where else a model fits that does 
 STATES = ("ready", "loading", "draining", "unloading", "failed", "available")  # as they are listed
 
 ROLE_WORDS: Mapping[ModelRole, str | None] = {"writes": None, "embeds": "embedding", "reranks": "reranking"}
+NAMED = 3  # models of one sentence
 RIGHT_ALIGNED = frozenset({"PARAMS", "CONTEXT", "SIZE", "NEEDS", "TOKENS/S"})
 
 
@@ -80,7 +81,7 @@ class FitRow:
 
     `tokens_per_s` are expected, not measured, of one answer alone. `default` is what a node takes by itself. One that
     does not fit here may fit alone `on` other nodes, else `over` several, this one first, with `over_tokens_per_s`
-    expected and `warnings`; `where` says in words which of these it is.
+    expected, or is `refused` there, with `warnings`; `where` says in words which of these it is.
     """
 
     name: str
@@ -100,6 +101,7 @@ class FitRow:
     on: tuple[str, ...] = ()
     over: tuple[str, ...] = ()
     over_tokens_per_s: float | None = None
+    refused: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -174,7 +176,8 @@ def fit_rows(
                 on=there.on,
                 over=over,
                 over_tokens_per_s=None if over_rate is None else round(over_rate, 1),
-                warnings=() if there.plan is None else there.plan.warnings,
+                refused=there.refused,
+                warnings=there.warnings,
             )
         )
     return rows
@@ -247,10 +250,16 @@ def _warned(rows: Sequence[FitRow]) -> str:
     for row in rows:
         for warning in row.warnings:
             about.setdefault(warning, []).append(row.name)
-    lines = [f"{', '.join(names)}: {warning}\n" for warning, names in about.items()]
+    lines = [f"{_some(names)}: {warning}\n" for warning, names in about.items()]
     if any(row.over for row in rows):
         lines.append("what fits only over several nodes is loaded by a node that was started with --pool\n")
     return "".join(lines)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more."""
+    more = len(names) - NAMED
+    return f"{', '.join(names[:NAMED])}{f' and {more} more' if more > 0 else ''}"
 
 
 def _row(name: str, here: StoredModel | None, there: RunningModel | None, choice: CatalogueChoice | None) -> ListRow:

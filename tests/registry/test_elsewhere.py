@@ -38,7 +38,6 @@ def test_one_machine_comes_first_the_roomiest_of_all() -> None:
     found = where_else(25 * GIB, never, LOAD, memory)
     assert found == Elsewhere(on=("den", "attic"))
     assert found.words == "fits on den and attic"
-    assert found.advice == "It fits on den and attic: have it loaded there (`swarm models load NAME --on den`)."
 
 
 def test_where_nobody_holds_it_alone_it_lies_over_those_who_lend() -> None:
@@ -48,8 +47,7 @@ def test_where_nobody_holds_it_alone_it_lies_over_those_who_lend() -> None:
     assert found.plan.nodes == ("this node", "hall")
     assert found.words.startswith("only over this node + hall (about 1.")
     assert found.words.endswith(" tokens/s)")
-    assert "below 3 each sentence takes a while" in found.advice
-    assert found.advice.endswith(": start this node with --pool to have it loaded there.")
+    assert "below 3 each sentence takes a while" in found.warnings[0]
 
 
 def test_only_gguf_is_put_over_several() -> None:
@@ -59,7 +57,7 @@ def test_only_gguf_is_put_over_several() -> None:
 
 def test_nobody_lends_and_nothing_is_said() -> None:
     found = where_else(25 * GIB, never, LOAD, SwarmMemory(HERE, (OtherNode("attic", 20 * GIB),)))
-    assert (found.words, found.advice) == ("", "")
+    assert (found.words, found.refused) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -70,10 +68,10 @@ def test_nobody_lends_and_nothing_is_said() -> None:
         (lends("hall", 2), "GiB short"),
     ],
 )
-def test_what_nobody_would_wait_for_fits_nowhere_and_the_advice_says_why(lender: PoolMachine, why: str) -> None:
+def test_what_nobody_would_wait_for_fits_nowhere_and_says_why(lender: PoolMachine, why: str) -> None:
     found = where_else(25 * GIB, layers, LOAD, SwarmMemory(HERE, (OtherNode("hall", 16 * GIB, lender),)))
     assert found.words == ""
-    assert why in found.advice
+    assert why in found.refused
 
 
 def test_the_fit_table_says_where_each_model_fits() -> None:
