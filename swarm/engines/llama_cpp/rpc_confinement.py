@@ -117,6 +117,7 @@ def rpc_command(
     words += ["--ro-bind", str(script), SCRIPT_INSIDE]
     if plan.cache is not None:
         words += ["--bind", str(plan.cache), f"{CACHE_INSIDE}/rpc"]
+    words += [] if plan.program.on_gpu else ["--remount-ro", "/tmp"]  # GPUs' libraries keep what they compile there
     words += ["--remount-ro", "/", "--chdir", "/"]
     words += [] if calls is None else ["--seccomp", str(calls)]
     words += ["--as-pid-1", "--"]
