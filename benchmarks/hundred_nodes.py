@@ -6,7 +6,11 @@ Real memberships, which exchange real messages over simulated lines (each way ta
 result does not depend on this machine. Bytes are those of HTTP, headers included, as one real node and one real client
 were seen to exchange them at the start of this run; TCP's and TLS's own are not counted. A trial freezes one node (its
 answers wait), kills one (nobody listens any more) and adds one; each is timed from then until every other node's view
-says so. A tenth of the nodes answers somebody at any time, so that load figures change.
+says so. A tenth of the nodes answers somebody at any time, so that load figures change: how old they are, and how many
+are not true any more, is looked at from nodes and at moments drawn by chance, as a request comes.
+
+They start all at once, each with two of the others for `--peer`: how long it takes until all know all is a figure, and
+so are the messages (a question and its answer are two) of a node, over all and in the worst second of the worst one.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -42,6 +48,8 @@ LINE_S = (0.0002, 0.002)  # one way through a home's or an office's network
 BUSY_SHARE = 0.1
 LOAD_EVERY_S = 2.0  # an answer begins or ends at a busy node
 PORT = 17615
+STORM_S = 5.0  # of which messages are counted: what a start causes is over by then
+LOOKS = 1000  # at what a node knows of the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,7 @@ class Network:
         self.overhead = overhead
         self.nodes: dict[Address, SimulatedNode] = {}
         self.dice = dice
+        self.messages: Counter[tuple[str, int]] = Counter()  # of each node in each second of virtual time
 
     async def reach(self, caller: SimulatedNode, address: Address, timeout_s: float) -> SimulatedNode:
         """The node at `address`, once a message has got there. Raises PeerRefused and PeerTimedOut."""
@@ -77,8 +86,10 @@ class Network:
 
     def carried(self, caller: SimulatedNode, node: SimulatedNode, asked: int, answered: int) -> None:
         """A question and its answer, whole with all headers."""
+        second = int(asyncio.get_running_loop().time())
         for end in (caller, node):
             end.bytes += asked + answered + self.overhead.asked + self.overhead.answered
+            self.messages[end.id, second] += 2
 
 
 class SimulatedClient(PeerClient):
@@ -185,6 +196,27 @@ async def recorded(address: Address) -> AsyncIterator[tuple[Address, list[bytes]
         yield Address("127.0.0.1", int(server.sockets[0].getsockname()[1])), carried
 
 
+@dataclass(frozen=True, slots=True)
+class Storm:
+    """A hundred nodes that start at once: virtual seconds until all know all, and the messages that each node had."""
+
+    took_s: float
+    messages: tuple[int, ...]
+    worst_second: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ages:
+    """Of load figures, ascending; the share that was not true any more, and of nodes that were free only by them."""
+
+    ages_s: tuple[float, ...]
+    wrong: float
+    chosen_wrong: float
+
+    def percentile(self, share: float) -> float:
+        return self.ages_s[min(len(self.ages_s) - 1, int(share * len(self.ages_s)))]
+
+
 class Simulation:
     """All nodes; `seconds` of steady state are looked at."""
 
@@ -240,6 +272,32 @@ class Simulation:
         await asyncio.sleep(seconds)
         return [(node.bytes - was) / seconds / 1000 for node, was in zip(self.nodes, before, strict=True)]
 
+    async def storm(self, count: int) -> Storm:
+        """So many nodes start at once; what it took until all know all."""
+        for _ in range(count):
+            await self.add()
+        took_s = await self.settled()
+        await asyncio.sleep(STORM_S - took_s)
+        of_node: Counter[str] = Counter()
+        for (node_id, _), messages in self._network.messages.items():
+            of_node[node_id] += messages
+        return Storm(took_s, tuple(of_node.values()), max(self._network.messages.values()))
+
+    async def ages(self, seconds: float, looks: int) -> Ages:
+        """What nodes know of each other's load, looked at `looks` times within so many seconds."""
+        ages_s: list[float] = []
+        wrong = chosen_wrong = 0
+        for _ in range(looks):
+            await asyncio.sleep(seconds / looks)
+            looking = self._dice.choice(self.nodes)
+            now, truth = time.monotonic(), {node.id: node.slots_free for node in self.nodes}
+            peers = [peer for peer in looking.membership.alive() if peer.id in truth]
+            ages_s += [now - peer.described_at for peer in peers]
+            wrong += sum(peer.description.slots_free != truth[peer.id] for peer in peers)
+            free = [peer for peer in peers if peer.description.slots_free]
+            chosen_wrong += not truth[self._dice.choice(free).id]
+        return Ages(tuple(sorted(ages_s)), wrong / len(ages_s), chosen_wrong / looks)
+
     async def _work(self) -> None:
         """Busy nodes begin and end answers all the time."""
         while True:
@@ -261,11 +319,11 @@ async def until(holds: Callable[[], bool]) -> float:
 
 async def measure(overhead: Overhead, options: argparse.Namespace) -> list[Figure]:
     async with Simulation(overhead, seed=1) as simulation:
-        for _ in range(options.nodes):
-            await simulation.add()
-        progress(f"{options.nodes} nodes know each other after {await simulation.settled():.1f} s")
+        storm = await simulation.storm(options.nodes)
+        progress(f"{options.nodes} nodes know each other after {storm.took_s:.1f} s")
         await asyncio.sleep(options.seconds)  # the news of the start grow old
         rates = await simulation.traffic(options.seconds)
+        known = await simulation.ages(options.seconds, LOOKS)
         took: dict[str, list[float]] = {"frozen": [], "thawed": [], "killed": [], "joined": []}
         for trial in range(options.trials):
             frozen, killed = simulation.pick(2)
@@ -282,6 +340,13 @@ async def measure(overhead: Overhead, options: argparse.Namespace) -> list[Figur
             progress(f"trial {trial + 1}: " + ", ".join(f"{name} {times[-1]:.1f} s" for name, times in took.items()))
     return [
         Figure(f"**{options.nodes} nodes, traffic of one, both directions**", "KB/s", tuple(rates), TRAFFIC_TARGET),
+        Figure(f"{options.nodes} nodes that start at once: all know all", "s", (storm.took_s,)),
+        Figure(f"their first {STORM_S:g} s, messages of a node", "", tuple(map(float, storm.messages))),
+        Figure("messages of one node in its worst second", "", (float(storm.worst_second),)),
+        Figure("age of a load figure as a request comes, p50", "s", (known.percentile(0.5),)),
+        Figure("age of a load figure as a request comes, p99", "s", (known.percentile(0.99),)),
+        Figure("load figures that are not true any more", "%", (100 * known.wrong,)),
+        Figure("nodes chosen for a free slot that have none", "%", (100 * known.chosen_wrong,)),
         *(Figure(f"**{name}: all agree**", "s", tuple(times), AGREE_TARGET) for name, times in took.items()),
     ]
 

@@ -21,6 +21,7 @@ from federation.client import PeerClient
 from federation.hostport import parse_address
 from federation.membership import Membership
 from federation.pairing_server import PairingServer
+from federation.wire import IDLE_CONNECTION_S
 from hardware.memory import probe_memory
 from hardware.pools import PoolsNow
 from hardware.probe import probe_hardware
@@ -77,7 +78,6 @@ from swarm.workers.model_workers import ModelWorkers
 from swarm.workers.pool import NoRoomFor, PoolPace, WorkerPool
 
 FLUSH_S = 5.0  # for readers who have not taken the end of their answer yet
-KEEPALIVE_S = 15.0  # aiohttp's default, an hour, keeps thousands of idle connections
 
 log = logging.getLogger(__name__)
 
@@ -326,7 +326,7 @@ class Node:
         )
         self._app = app
         runner = web.AppRunner(
-            app, handler_cancellation=True, keepalive_timeout=KEEPALIVE_S, access_log=None, shutdown_timeout=CUT_S
+            app, handler_cancellation=True, keepalive_timeout=IDLE_CONNECTION_S, access_log=None, shutdown_timeout=CUT_S
         )
         also = self.setup.also.listeners
         async with shared_port(runner, listeners, trust, FLUSH_S, pairing=self._pairing, plain=also) as self._ports:
