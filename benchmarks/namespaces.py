@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import aiohttp
@@ -52,10 +53,15 @@ class Stage:
         return next(machine for machine in self.network.machines if machine.name == name)
 
     def node(
-        self, name: str, machine: Machine, arguments: Sequence[str], listener: socket.socket | None = None
+        self,
+        name: str,
+        machine: Machine,
+        arguments: Sequence[str],
+        listener: socket.socket | None = None,
+        program: Sequence[str] = PROGRAM,
     ) -> NodeProcess:
         """A node called `name` with an empty data folder, not started yet; it is handed the `listener`, if any."""
-        return NodeProcess(name, self.folder / name, machine, arguments, listener)
+        return NodeProcess(name, self.folder / name, machine, arguments, listener, program)
 
     async def routed_by(self, node: NodeProcess) -> frozenset[str] | None:
         """Names of the nodes that `node` would ask for anything, itself among them; None where it does not answer."""
@@ -204,12 +210,13 @@ async def stage(
     spare: Sequence[str] = (),
     pins: Mapping[str, int] | None = None,
     ports_held: bool = False,
+    programs: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> AsyncGenerator[Stage]:
     """Nodes called like the keys, each with its arguments, all ready; whether they know each other, `whole` tells.
 
     Machines called `spare` stand empty. Nodes in `pins` have that one core. With `ports_held` their ports
-    stay open while they are restarted. A run that fails inside shows what the nodes said. Raises RunError where network
-    namespaces are impossible.
+    stay open while they are restarted. Nodes in `programs` are run by these in place of main.py. A run that fails
+    inside shows what the nodes said. Raises RunError where network namespaces are impossible.
     """
     reason = why_impossible()
     if reason is not None:
@@ -226,7 +233,7 @@ async def stage(
                 if pins is not None and name in pins:
                     machine = PinnedMachine(machine.name, machine.namespace, machine.ip, pins[name])
                 listener = stack.enter_context(held(listener_on(machine))) if ports_held else None
-                made.nodes[name] = made.node(name, machine, arguments, listener)
+                made.nodes[name] = made.node(name, machine, arguments, listener, programs.get(name, PROGRAM))
                 stack.enter_context(made.nodes[name])
             for node in made.nodes.values():
                 await ready_at(node)
