@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 SLICE_TOKENS = 512
+WHOLE_TOKENS = 512
 BATCH_TOKENS = 2048  # of prompts in one step, as the node sets llama.cpp up
 
 
@@ -29,6 +30,9 @@ class Pace:
     of a prompt's tokens and the seconds to read it, alone, from its beginning; between them it is straight, and beyond
     the last as between the last two. An answer that goes on while a prompt is read makes that step longer by
     `beside_s`.
+
+    A prompt that has at most `whole_tokens` to be read is read in one step; of a longer one each slice is a request of
+    its own (`llama_cpp/prefill.py`), so that the answers that run have a step to themselves between two of them.
     """
 
     step_s: tuple[float, ...]
@@ -36,6 +40,7 @@ class Pace:
     context_s: float = 0.0
     beside_s: float = 0.0
     slice_tokens: int = SLICE_TOKENS
+    whole_tokens: int = WHOLE_TOKENS
     batch_tokens: int = BATCH_TOKENS
 
     def __post_init__(self) -> None:
@@ -47,7 +52,11 @@ class Pace:
             or any(not (a < b and s < t) for (a, s), (b, t) in pairwise(((0, 0.0), *self.read_s)))
         ):
             raise ValueError(f"prompts are read as {self.read_s}: give pairs of tokens and seconds, both rising")
-        if min(self.context_s, self.beside_s) < 0 or not 1 <= self.slice_tokens <= self.batch_tokens:
+        if (
+            min(self.context_s, self.beside_s) < 0
+            or not 1 <= self.slice_tokens <= self.batch_tokens
+            or self.whole_tokens < 0
+        ):
             raise ValueError("no time is below 0, and a slice is 1 token to a whole batch")
 
     @classmethod
@@ -80,6 +89,7 @@ class Pace:
             factor * self.context_s,
             factor * self.beside_s,
             self.slice_tokens,
+            self.whole_tokens,
             self.batch_tokens,
         )
 
@@ -126,6 +136,8 @@ class PacedJob:
     cached: int | None = None
     position: int = 0
     written: int = 0
+    sliced: bool = False  # it is read slice by slice
+    rests: bool = False  # between two of them
     slots: list[_PacedSlot] = field(default_factory=list["_PacedSlot"])
 
     @property
@@ -238,6 +250,7 @@ class PacedMachine:
                 self.counts.answer_s += step.took_s
                 self.counts.read += position - job.position
                 job.position = position
+                job.rests = job.sliced
                 if not job.reading:
                     self._write(job, step.ends)
         self._admit()
@@ -258,8 +271,11 @@ class PacedMachine:
         slices: list[tuple[int, int]] = []
         room = self.pace.batch_tokens
         for job in self._running:
-            if job.reading and room > 0:
-                end = min(job.position + min(self.pace.slice_tokens, room), len(job.prompt))
+            if job.reading and job.rests and writing:
+                job.rests = False
+            elif job.reading and room > 0:
+                most = self.pace.slice_tokens if job.sliced else self.pace.batch_tokens
+                end = min(job.position + min(most, room), len(job.prompt))
                 room -= end - job.position
                 reading.append((job, end))
                 slices.append((job.position, end))
@@ -281,6 +297,7 @@ class PacedMachine:
             job.slots = [free[0], *sorted(free[1:], key=lambda slot: slot.used)][: job.answers]
             job.cached = min(_common(free[0].kept, job.prompt), len(job.prompt) - 1)  # the last gives the first token
             job.position = job.cached
+            job.sliced = len(job.prompt) - job.cached > self.pace.whole_tokens
             self.counts.cached += job.cached
             for slot in job.slots:
                 slot.taken = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from benchmarks.paced_time import Pace, PacedJob, PacedMachine, PacedToken
 
-STEADY = Pace((1.0, 1.5, 2.0), ((10, 10.0),), slice_tokens=4, batch_tokens=8)  # a token read a second
+STEADY = Pace((1.0, 1.5, 2.0), ((10, 10.0),), slice_tokens=4, whole_tokens=0, batch_tokens=8)  # a token read a second
 
 
 def words(count: int, first: str = "w") -> list[str]:
@@ -68,7 +68,7 @@ def test_a_pace_that_no_engine_has_is_refused(wrong: dict[str, object]) -> None:
 
 
 def test_a_pace_comes_back_from_its_file(tmp_path: Path) -> None:
-    pace = Pace((0.1, 0.15), ((64, 0.5), (512, 4.0)), 1e-6, 0.01, 256, 1024)
+    pace = Pace((0.1, 0.15), ((64, 0.5), (512, 4.0)), 1e-6, 0.01, 256, 300, 1024)
     pace.write(tmp_path / "pace.json")
     assert Pace.read(tmp_path / "pace.json") == pace
 
@@ -112,17 +112,26 @@ def test_who_comes_within_a_step_has_part_in_the_next() -> None:
     assert dues(told, second) == [2.5, 4.0]
 
 
-def test_a_long_prompt_does_not_stop_the_others_but_slows_them() -> None:
+def test_a_long_prompt_is_read_in_slices_between_which_the_others_go_on() -> None:
     machine = PacedMachine(STEADY, 2)
-    first = machine.begin(0.0, words(1), words(4, "a"))
+    first = machine.begin(0.0, words(1), words(5, "a"))
     second = machine.begin(0.5, words(8, "x"), words(1, "b"))
     told = all_told(machine)
-    assert dues(told, first) == [1.0, 5.0, 9.0, 10.0]
+    assert dues(told, first) == [1.0, 5.0, 6.0, 10.0, 11.0]
+    assert dues(told, second) == [10.0]
+
+
+def test_a_prompt_that_is_not_long_is_read_in_one_step() -> None:
+    machine = PacedMachine(replace(STEADY, whole_tokens=8), 2)
+    first = machine.begin(0.0, words(1), words(3, "a"))
+    second = machine.begin(0.5, words(8, "x"), words(1, "b"))
+    told = all_told(machine)
+    assert dues(told, first) == [1.0, 9.0, 10.0]
     assert dues(told, second) == [9.0]
 
 
 def test_prompts_share_a_batch_in_order_of_arrival() -> None:
-    machine = PacedMachine(Pace((1.0,), ((1, 1.0),), slice_tokens=6, batch_tokens=8), 3)
+    machine = PacedMachine(Pace((1.0,), ((1, 1.0),), slice_tokens=6, whole_tokens=0, batch_tokens=8), 3)
     machine.begin(0.0, words(1), words(1))
     second = machine.begin(0.5, words(8, "x"), words(1))
     third = machine.begin(0.5, words(9, "y"), words(1))
@@ -210,7 +219,7 @@ ASKED = st.builds(
 def paces(draw: st.DrawFn) -> Pace:
     one, more, per_token = draw(st.floats(0.01, 2)), draw(st.floats(0, 2)), draw(st.floats(0.001, 0.5))
     context, beside, sliced = draw(st.floats(0, 0.01)), draw(st.floats(0, 0.5)), draw(st.integers(1, 16))
-    return Pace((one, one + more), ((1, per_token),), context, beside, sliced, 2 * sliced)
+    return Pace((one, one + more), ((1, per_token),), context, beside, sliced, draw(st.integers(0, 20)), 2 * sliced)
 
 
 def played(pace: Pace, slots: int, asked: list[Asked], looks: list[float]) -> tuple[list[PacedToken], list[PacedJob]]:
