@@ -2,9 +2,10 @@
 
     sudo python benchmarks/scaling.py [--only PART ...] [--pace FILE] [--rounds N] [--quick] [--json FILE]
 
-All nodes are real ones in network namespaces; only their engines are paced (`paced_engine.py`), so slowly that
-the machine is not the bottleneck: each part tells how busy it was, and how late tokens were. `--pace` is that of a real
-engine as `pace_of.py` has measured it; without it one answer is written at 10 tokens/s, and four at once at 30. All clients ask one node. Parts:
+All nodes are real ones in network namespaces; only their engines are paced (`paced_engine.py`), so slowly that the
+machine is not the bottleneck: each part tells how busy it was, and how late tokens were. `--pace` is that of a real
+engine as `pace_of.py` has measured it; without it one answer is written at 10 tokens/s, and four at once at 30. All
+clients ask one node. Parts:
 
 growth        1, 2, 4, 8, 16 nodes against one, twice as many clients as slots, and as many
 unlike        nodes with speeds as 1 to 4 to 16, asked at the slowest and at the fastest, against the sum of them
