@@ -13,6 +13,7 @@ import secrets
 import socket
 import sys
 import time
+from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ from swarm.workers.lent_memory import LendingRefused, LentMemory, LentPart
 DRAIN_S: Final = 30.0  # that guests get to end what they answer, and to plan anew: as much as answers get of a node
 TRIAL_BYTES: Final = 64 * MIB
 SHARE_LENT: Final = 2  # half of the machine's memory, where no size is given
+CACHE_WAIT_S: Final = 1.0
 CACHE_FOLDER: Final = "lent-weights"  # in the data directory
 
 log = logging.getLogger(__name__)
@@ -137,6 +139,7 @@ class NodeLending:
         self._parts: LendingParts | None = None
         self._memory: LentMemory | None = None
         self._leases: dict[str, _Lease] = {}
+        self._caches: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # of each guest, one server at a time
         self._draining: asyncio.Task[None] | None = None
 
     # What the owner decides
@@ -310,7 +313,7 @@ class NodeLending:
         now = time.monotonic()
         _allowed(memory.refusal(guest, request, self._room_bytes(), now))
         part = memory.take(secrets.token_hex(LEASE_CHARS // 2), guest, self._name_of(guest), request, now)
-        lease = self._leases[part.lease] = _Lease(part, parts, memory)
+        lease = self._leases[part.lease] = _Lease(part, parts, memory, self._caches[guest])
         log.info("%s (%s)", part.words, size_text(part.bytes))
         try:
             yield lease
@@ -347,12 +350,13 @@ def _allowed(refused: LendingRefused | None) -> None:
 class _Lease:
     """One lease and its server, from the grant to the end."""
 
-    def __init__(self, part: LentPart, parts: LendingParts, memory: LentMemory) -> None:
+    def __init__(self, part: LentPart, parts: LendingParts, memory: LentMemory, cache: asyncio.Lock) -> None:
         self.part = part
         self.ended: RpcEnd | None = None
         self.gone = asyncio.Event()
         self._parts = parts
         self._memory = memory
+        self._cache = cache
         self._server: RpcServer | None = None
         self._news: asyncio.Queue[LendNews] = asyncio.Queue()
 
@@ -368,14 +372,39 @@ class _Lease:
     async def running(self) -> AsyncGenerator[_Lease]:
         """See `ReservedLease`."""
         parts = self._parts
-        cache = await asyncio.to_thread(cache_for, parts.cache, self.part.guest, self.part.bytes)
-        plan = RpcPlan(parts.program, self.part.bytes, parts.threads, cache)
-        self._server = await RpcServer.start(parts.sandbox, plan)
-        self._server.over.add_done_callback(lambda over: self.end(over.result()))
+        async with self._kept_tensors() as cache:
+            plan = RpcPlan(parts.program, self.part.bytes, parts.threads, cache)
+            async with self._serving(plan):
+                yield self
+
+    @asynccontextmanager
+    async def _kept_tensors(self) -> AsyncGenerator[Path | None]:
+        """The folder with what this guest's servers have kept; None where another one of its leases has it."""
+        try:  # that of a lease which has just ended is given back within a moment
+            async with asyncio.timeout(CACHE_WAIT_S):
+                await self._cache.acquire()
+        except TimeoutError:
+            yield None
+            return
         try:
-            yield self
+            yield await asyncio.to_thread(cache_for, self._parts.cache, self.part.guest, self.part.bytes)
         finally:
+            self._cache.release()
+
+    @asynccontextmanager
+    async def _serving(self, plan: RpcPlan) -> AsyncGenerator[None]:
+        parts = self._parts
+        self._server = await RpcServer.start(parts.sandbox, plan)
+        watching = asyncio.create_task(self._watch(self._server))
+        try:
+            yield
+        finally:
+            await cancel_and_wait(watching)
             await self._server.aclose()
+
+    async def _watch(self, server: RpcServer) -> None:
+        """It is over when its server is, unless that is this node's doing."""
+        self.end(await asyncio.shield(server.over))
 
     async def news(self) -> AsyncGenerator[LendNews]:
         """See `RunningLease`."""

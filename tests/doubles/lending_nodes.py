@@ -11,7 +11,7 @@ import shutil
 import socket
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -20,7 +20,7 @@ import pytest
 from federation.client import PeerClient
 from federation.lending import LendRequest
 from federation.lending_client import HeldLease, open_byte_stream
-from federation.splice import spliced
+from federation.splice import SplicedEnd
 from federation.trust import Trust
 from hardware.snapshot import GIB_BYTES, MIB_BYTES, HardwareSnapshot, Memory
 from swarm.engines.engine import EngineBuild
@@ -65,6 +65,13 @@ class Lent:
     client: PeerClient
     host: Trust
     trust: Trust
+    sent: list[int] = field(default_factory=list[int])  # bytes, by pieces, from llama.cpp to the RPC server
+
+    def sent_bytes(self) -> int:
+        return sum(self.sent)
+
+    def forget_sent(self) -> None:
+        self.sent.clear()
 
     @property
     def url(self) -> str:
@@ -95,14 +102,28 @@ async def lending_nodes(
         yield Lent(node, lending, build, client, study, kitchen)
 
 
+class _CountedEnd(SplicedEnd):
+    """Notes how much llama.cpp sends."""
+
+    def __init__(self, sent: list[int]) -> None:
+        super().__init__()
+        self._sent = sent
+
+    def data_received(self, data: bytes) -> None:
+        self._sent.append(len(data))
+        super().data_received(data)
+
+
 @asynccontextmanager
 async def way_to(lent: Lent, lease: HeldLease) -> AsyncGenerator[int]:
     """A port of loopback whose connections lead to the lease's RPC server, as a host has one for its llama.cpp."""
     tasks: set[asyncio.Task[None]] = set()
-    ends: list[object] = []
+    ends: list[tuple[SplicedEnd, SplicedEnd]] = []
 
     def accepted() -> asyncio.Protocol:
-        near, far = spliced(lambda: None, lambda: None)
+        far = SplicedEnd()
+        near = _CountedEnd(lent.sent)
+        near.join(far)
         ends.append((near, far))
 
         async def lead() -> None:
@@ -121,7 +142,7 @@ async def way_to(lent: Lent, lease: HeldLease) -> AsyncGenerator[int]:
         yield int(server.sockets[0].getsockname()[1])
     finally:
         server.close()
-        for near, far in ends:  # type: ignore[misc]
+        for near, far in ends:
             near.abort()
             far.abort()
         await asyncio.gather(*tasks, return_exceptions=True)
