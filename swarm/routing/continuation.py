@@ -8,7 +8,7 @@ has, but for its last tokens, as the beginning of the assistant's turn, and lets
 * what is sent is read as *the tokens that were written*: the engine is asked how it cuts that text, and each of its
   pieces must be one of the steps in which the text came;
 * the *seam* holds: the last tokens that the client has come again, held against them as in a replay. They are as long
-  as the longest stop string, so that one which begins before them is found.
+  as the longest stop string, so that one which begins before them is found. A second, shorter seam is tried.
 
 Where any of it does not hold the answer is replayed. What remains: tokens that are read in a batch are computed with
 other roundings than such as were written one by one, so that what follows may, once in a long while, be another answer
@@ -24,7 +24,9 @@ from typing import Final
 from swarm.engines.engine import Tokens
 from swarm.generation import Delta, Finish, GenerationRequest, JsonObject, Usage, is_greedy
 
-SEAM_TOKENS: Final = 8  # that come again: one or two could be right by chance
+# How many tokens come again. Eight say the most; one of them may be a near tie, which another rounding turns: then
+# three are tried, behind it. Fewer could be right by chance.
+SEAMS: Final = (8, 3)
 READS_TIMES: Final = 4  # as fast as it writes one answer, at least: on a processor; GPUs a hundred times
 LEAST_SAVED_S: Final = 1.5  # of a client's waiting; for less the exact way is taken
 
@@ -75,11 +77,11 @@ def saved_s(shown_steps: int, took_s: float) -> float:
 
     It reads what a replay writes, but for the seam. Where a slow reader held the first part up it is more than is true.
     """
-    return took_s * (1 - 1 / READS_TIMES - SEAM_TOKENS / shown_steps) if shown_steps else 0.0
+    return took_s * (1 - 1 / READS_TIMES - SEAMS[0] / shown_steps) if shown_steps else 0.0
 
 
-def seam_of(shown: Sequence[Delta], stops: Sequence[str]) -> Seam | None:
-    """Where an answer of which `shown` is shown can be continued; None where it cannot.
+def seam_of(shown: Sequence[Delta], stops: Sequence[str], tokens: int = SEAMS[0]) -> Seam | None:
+    """Where an answer can be continued, so many `tokens` before the end of what is `shown`; None where it cannot.
 
     The text that is sent neither begins nor ends with white space, which templates take away.
     """
@@ -88,7 +90,7 @@ def seam_of(shown: Sequence[Delta], stops: Sequence[str]) -> Seam | None:
     tail_chars, least_chars = 0, max(map(len, stops), default=0)
     for steps in range(len(shown) - 1, 0, -1):
         tail_chars += len(shown[steps].text)
-        if len(shown) - steps < SEAM_TOKENS or tail_chars < least_chars or shown[steps - 1].text[-1].isspace():
+        if len(shown) - steps < tokens or tail_chars < least_chars or shown[steps - 1].text[-1].isspace():
             continue
         text = "".join(step.text for step in shown[:steps])
         return None if text[0].isspace() else Seam(steps, text)

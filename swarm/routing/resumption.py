@@ -33,7 +33,7 @@ from swarm.errors import (
     Unavailable,
 )
 from swarm.generation import Delta, Finish, GenerationRequest, ToolCallDelta, is_greedy
-from swarm.routing.continuation import LEAST_SAVED_S, SEAM_TOKENS, Continued, Seam, can_continue, saved_s, seam_of
+from swarm.routing.continuation import LEAST_SAVED_S, SEAMS, Continued, Seam, can_continue, saved_s, seam_of
 from swarm.routing.replicas import Content, Replica
 
 # The node, or a machine with a part of the model, is gone, and nothing says that the request ended it. A peer that
@@ -266,7 +266,7 @@ class Continuity:
         self._failure: SwarmError | None = None
         self._tries: list[str] = []
         self._continued: Continued | None = None
-        self._tried: set[Way] = set()  # of who is asked now
+        self._replays = self._seams = 0  # that were tried, of who is asked now
         self.resumption: Resumption | None = None
 
     @property
@@ -295,13 +295,13 @@ class Continuity:
             raise failure
         self._lost, self._failure, self._tries = replica, failure, []
         self._begin_again()
-        self._tried.clear()
+        self._replays = self._seams = 0
 
     def cannot(self, replica: Replica, why: str) -> None:
         """What `replica` was asked for came to nothing."""
         self._tries.append(f"{replica.node} {why}")
         self._begin_again()
-        self._tried.clear()
+        self._replays = self._seams = 0
 
     def _begin_again(self) -> None:
         self._replay, self._replayed_from = self._shown.replay(), None
@@ -313,12 +313,12 @@ class Continuity:
         None where it should make it anew, or nothing was lost.
         """
         steps = self._shown.steps
-        if self._replay is None or "continued" in self._tried or len(steps) <= SEAM_TOKENS:
+        if self._replay is None or not can_continue(request, replica.capabilities.reasoning):
             return None
-        pays = saved_s(len(steps), self._shown.took_s) >= self._least_saved_s
-        if not (pays or "replay" in self._tried) or not can_continue(request, replica.capabilities.reasoning):
+        if not self._replays and saved_s(len(steps), self._shown.took_s) < self._least_saved_s:
             return None
-        seam = seam_of(steps, request.stop)
+        untried = (seam_of(steps, request.stop, tokens) for tokens in SEAMS[self._seams :])
+        seam = next(filter(None, untried), None)
         return None if seam is None else (seam, steps[: seam.steps])
 
     def begins(self, continued: Continued | None) -> None:
@@ -330,21 +330,21 @@ class Continuity:
             return
         self._begin_again()
         if continued is not None:
-            self._tried.add("continued")
+            self._seams += 1
             self._continued, self._replay = continued, self._shown.replay(continued.seam.steps)
             return
-        if "replay" in self._tried:
-            self._tried.add("continued")
+        if self._replays:
+            self._seams = len(SEAMS)
             raise ReplayFailed("answers otherwise, and reads what was shown as other tokens than were written")
-        self._tried.add("replay")
+        self._replays = 1
 
     def asks_anew(self) -> None:
         """Whoever was asked has not begun: somebody else is asked in its place."""
-        self._tried.clear()
+        self._replays = self._seams = 0
 
     def has_another_way(self, request: GenerationRequest, replica: Replica) -> bool:
         """Whether what failed at `replica` may be tried otherwise there."""
-        return "replay" not in self._tried or self.seam(request, replica) is not None
+        return not self._replays or self.seam(request, replica) is not None
 
     @property
     def ended(self) -> SwarmError:

@@ -15,7 +15,7 @@ from swarm.errors import PeerSilent
 from swarm.generation import Delta, Finish, GenerationRequest, JsonObject, Timings, ToolCallDelta, Usage
 from swarm.routing.continuation import (
     LEAST_SAVED_S,
-    SEAM_TOKENS,
+    SEAMS,
     Continued,
     can_continue,
     continued,
@@ -71,7 +71,7 @@ def test_the_seam_is_some_tokens_before_the_end() -> None:
     shown = steps("w", *WORDS)
     seam = seam_of(shown, [])
     assert seam is not None
-    assert seam.steps == len(shown) - SEAM_TOKENS
+    assert seam.steps == len(shown) - SEAMS[0]
     assert seam.text == "".join(step.text for step in shown[: seam.steps])
 
 
@@ -87,10 +87,10 @@ def test_the_seam_is_as_long_as_the_longest_stop_string() -> None:
 
 def test_what_is_sent_neither_begins_nor_ends_with_white_space() -> None:
     texts = ["w", *WORDS]
-    texts[-SEAM_TOKENS - 1] = " \n"
+    texts[-SEAMS[0] - 1] = " \n"
     seam = seam_of(steps(*texts), [])
     assert seam is not None
-    assert seam.steps == len(texts) - SEAM_TOKENS - 1
+    assert seam.steps == len(texts) - SEAMS[0] - 1
     assert seam_of(steps(" w", *WORDS), []) is None
 
 
@@ -108,7 +108,7 @@ def test_only_text_has_a_seam(odd: Delta) -> None:
     assert seam_of([odd, *steps("w", *WORDS)], []) is None
 
 
-@pytest.mark.parametrize("count", range(SEAM_TOKENS + 1))
+@pytest.mark.parametrize("count", range(SEAMS[0] + 1))
 def test_a_short_answer_has_no_seam(count: int) -> None:
     assert seam_of(steps(*["w"] * count), []) is None
 
@@ -190,7 +190,7 @@ def test_the_seam_is_held_against_what_was_shown_and_what_follows_goes_on() -> N
     told = story.resumption
     assert told is not None
     assert (told.how, told.at_chars, told.gap_s) == ("continued", len("".join(texts)), 11.0)
-    end = Finish(0, "stop", Usage(prompt_tokens=50, completion_tokens=SEAM_TOKENS + 1))
+    end = Finish(0, "stop", Usage(prompt_tokens=50, completion_tokens=SEAMS[0] + 1))
     whole = story.new_in(end, CELLAR, 32.0)
     assert isinstance(whole, Finish)
     assert whole.usage.completion_tokens == len(texts) + 1
@@ -202,6 +202,10 @@ def test_where_the_seam_does_not_hold_the_answer_is_made_anew_there() -> None:
     going_on(story)
     with pytest.raises(AnswersDiffer):
         story.new_in(Delta(text=" else"), CELLAR, 30.0)
+    shorter = going_on(story)
+    assert len(texts) - shorter.seam.steps == SEAMS[1]
+    with pytest.raises(AnswersDiffer):
+        story.new_in(Delta(text=" else"), CELLAR, 35.0)
     assert story.has_another_way(GREEDY, CELLAR)
     assert story.seam(GREEDY, CELLAR) is None, "it is not tried again there"
     story.begins(None)
@@ -232,7 +236,8 @@ def test_where_a_replay_differs_the_answer_is_continued_there_however_short_it_i
 
 def test_both_ways_are_tried_once_at_each_place() -> None:
     story = lost_after(["w", *WORDS])
-    going_on(story)
+    for _ in SEAMS:
+        going_on(story)
     story.begins(None)
     assert not story.has_another_way(GREEDY, CELLAR)
     story.cannot(CELLAR, "answers otherwise")
