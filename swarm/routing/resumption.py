@@ -50,7 +50,7 @@ GONE_FROM_UNDER_IT: Final[tuple[type[SwarmError], ...]] = (
 REPLAY_TIMES: Final = 4  # as long as the shown part took: a slower machine, or one with more company
 LEAST_REPLAY_S: Final = 10.0  # what a short answer gets all the same
 
-Way = Literal["replay", "continued"]
+HowResumed = Literal["replay", "continued"]
 GrowingPart = tuple[str, int]  # of an answer: its text, its thoughts, the name or the arguments of call number N
 
 
@@ -88,7 +88,7 @@ class Resumption:
     to: str
     at_chars: int
     gap_s: float
-    how: Way = "replay"
+    how: HowResumed = "replay"
 
 
 def says_the_same_again(request: GenerationRequest) -> bool:
@@ -375,7 +375,7 @@ class Continuity:
             if new is None:
                 return None
             gap_s = now_s - self._shown.last_s
-            how: Way = "replay" if self._continued is None else "continued"
+            how: HowResumed = "replay" if self._continued is None else "continued"
             self.resumption = Resumption(self._lost.node, by.node, self._shown.chars, gap_s, how)
             self._replay = None
         self._shown.add(new, now_s)

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -17,7 +18,8 @@ from pydantic import JsonValue
 
 from federation.client import PeerClient
 from federation.hostport import Address
-from swarm.engines.engine import Computation
+from swarm.engines.engine import Computation, Engine, EngineSpec
+from swarm.engines.registry import load_engine
 from swarm.errors import BadRequest
 from swarm.gateway.answers.answer_form import Pacing
 from swarm.generation import Delta, ToolCallDelta
@@ -29,6 +31,7 @@ from tests.doubles.fake_peer import CUT, FakePeer
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, Step, ending
 from tests.doubles.waiting import eventually
+from tests.e2e.asking import rambling
 
 CHAT = "/v1/chat/completions"
 CONTENT = {"m": "a" * 64}
@@ -646,3 +649,44 @@ async def read_all(stream: Stream, steps: int) -> None:
     """Return when so many steps of the answer were read."""
     while stream.heard.count(b'"content":"') < steps:
         stream.heard += await stream.piece()
+
+
+async def test_llama_cpp_continues_an_answer_in_the_same_words(demo_model: Path) -> None:
+    """Real engines: the turn that has begun is read as the tokens that were written, and the seam comes again."""
+
+    async def load() -> Engine:
+        return await load_engine("auto", EngineSpec("m", demo_model, context_tokens=2048, slots=2, threads=1))
+
+    words = "Count from one to a thousand, one after the other."
+    body = chat_body(words, **GREEDY, max_tokens=TOKENS, logprobs=True, logit_bias=await asyncio.to_thread(endless))
+    async with AsyncExitStack() as stack:
+        attic = await stack.enter_async_context(RunningNode("attic", load, options=NodeOptions(contents=CONTENT)))
+        options = NodeOptions(peers=[attic.address], contents=CONTENT, rules=LAST, failure_limits=AT_ONCE)
+        kitchen = await stack.enter_async_context(RunningNode("kitchen", load, options=options))
+        client = await stack.enter_async_context(connect(kitchen.url))
+        async with client.open(CHAT, {**body, "stream": True, "stream_options": {"include_usage": True}}) as response:
+            stream = Stream(response)
+            await read_all(stream, 40)
+            await attic.stop()
+            await stream.rest()
+        assert stream.error is None
+        told = stream.account["resumed"]
+        assert (told["how"], told["from"], told["to"]) == ("continued", "attic", "kitchen")
+        whole = (await client.post(CHAT, body)).json
+        assert stream.said == whole["choices"][0]["message"]["content"]
+        assert stream.chunks[-1]["usage"]["completion_tokens"] == TOKENS
+        assert tokens_of(stream.chunks) == [entry["token"] for entry in whole["choices"][0]["logprobs"]["content"]]
+
+
+TOKENS = 600
+
+
+def endless() -> dict[str, float]:
+    """A bias without the tokens that end the embedded model's turn."""
+    bias: dict[str, float] = rambling()["logit_bias"]
+    return bias
+
+
+def tokens_of(chunks: Sequence[dict[str, Any]]) -> list[str]:
+    given = (choice["logprobs"] for chunk in chunks for choice in chunk["choices"] if choice.get("logprobs"))
+    return [entry["token"] for each in given for entry in each["content"]]
