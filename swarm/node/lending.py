@@ -159,9 +159,8 @@ class NodeLending:
         parts = await asyncio.to_thread(lending_parts, self._settings, seen)
         limit_bytes = wanted_bytes(size_bytes, parts)
         self._free = FreeMemory(seen)
-        self._bytes_per_s = await asyncio.to_thread(
-            weights_bytes_per_s, seen, memory_for_models(seen, parts.program.on_gpu), parts.threads
-        )
+        memory = memory_for_models(seen, parts.program.on_gpu)
+        self._bytes_per_s = await asyncio.to_thread(weights_bytes_per_s, seen, memory, parts.threads, native=True)
         await self.on(parts, limit_bytes)
         return self.state()
 

@@ -82,8 +82,8 @@ class PooledShare:
 class PooledPlan:
     """A model over its machines, the host's share first. Rates are expected; None where a machine's is unknown.
 
-    That of a prompt is the least: a token of it takes a single core about as long as one that is written, and more
-    cores or a graphics card, whose number nobody tells, a part of that.
+    That of a prompt is a careful guess: a token of it takes a single core about as long as one that is written, beside
+    what the links cost once a batch; several cores, or a graphics card, read prompts much faster.
     """
 
     shares: tuple[PooledShare, ...]
@@ -274,8 +274,7 @@ def _pass_s(model: _WeighedLayers, machines: Sequence[PoolMachine], counts: Sequ
         if machine.bytes_per_s is None:
             return None
         end += count
-        read_end = end if tokens == 1 else min(end, layers.layers - 1)
-        seconds += model.read_bytes(end - count, read_end) * tokens / machine.bytes_per_s
+        seconds += model.read_bytes(end - count, end) * tokens / machine.bytes_per_s
         if machine.node_id is not None:
             passing = layers.hidden * tokens + (layers.vocab if end == layers.layers else layers.hidden * tokens)
             link_s = 0.0 if machine.link_bytes_per_s is None else passing * FLOAT32_BYTES / machine.link_bytes_per_s
