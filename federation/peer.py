@@ -66,6 +66,7 @@ class Peer:
     last_answer_at: float
     described_at: float = 0.0  # when the probe was sent whose answer `description` is
     loadable: tuple[LoadableModel, ...] = ()  # that it could load, by the list last had of it
+    least_rtt_ms: float | None = None  # of the last probes: what the way takes, whatever the two are busy with
 
     @property
     def name(self) -> str:

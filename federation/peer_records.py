@@ -32,6 +32,7 @@ _REMEDY = "one data directory is a copy of the other; delete node.pem in the cop
 
 _MAX_DOUBLINGS = 10  # keeps 2**n small; every cap is reached long before
 _MEAN_GAIN: Final = 1 / 8  # RFC 6298's alpha
+_RECENT: Final = 16  # measurements that are kept: with a probe every second or two, half a minute
 _DEVIATION_GAIN: Final = 1 / 4  # its beta
 _DEVIATIONS: Final = 4.0  # its K
 
@@ -73,6 +74,10 @@ class Contact:
     @property
     def rtt_ms(self) -> float | None:
         return None if self.round_trip is None else self.round_trip.mean_ms
+
+    @property
+    def least_rtt_ms(self) -> float | None:
+        return None if self.round_trip is None else self.round_trip.least_ms
 
     @property
     def usual_s(self) -> float:
@@ -132,19 +137,27 @@ class RoundTrip:
     """How long one address takes to answer: mean and deviation in milliseconds, as TCP keeps them (RFC 6298, 2).
 
     Each probe is timed on its own, so an answer is never mistaken for that to another (Karn's problem does not arise).
+    `recent_ms` are the last measurements themselves, of which the least says most of the way there: what both ends are
+    busy with, and a new connection's handshake, only ever add to it.
     """
 
     mean_ms: float
     deviation_ms: float
+    recent_ms: tuple[float, ...]
 
     @classmethod
     def first(cls, rtt_ms: float) -> Self:
-        return cls(rtt_ms, rtt_ms / 2)
+        return cls(rtt_ms, rtt_ms / 2, (rtt_ms,))
 
     def after(self, rtt_ms: float) -> RoundTrip:
         """With one more measurement."""
         deviation_ms = self.deviation_ms + _DEVIATION_GAIN * (abs(self.mean_ms - rtt_ms) - self.deviation_ms)
-        return RoundTrip(self.mean_ms + _MEAN_GAIN * (rtt_ms - self.mean_ms), deviation_ms)
+        mean_ms = self.mean_ms + _MEAN_GAIN * (rtt_ms - self.mean_ms)
+        return RoundTrip(mean_ms, deviation_ms, (*self.recent_ms[-_RECENT + 1 :], rtt_ms))
+
+    @property
+    def least_ms(self) -> float:
+        return min(self.recent_ms)
 
     @property
     def at_most_s(self) -> float:
@@ -415,6 +428,7 @@ class PeerRecords:
             addresses=tuple(record.addresses),
             source=max(sources),
             rtt_ms=self.contacts[record.route].rtt_ms,
+            least_rtt_ms=self.contacts[record.route].least_rtt_ms,
             last_answer_at=record.last_answer_at,
             described_at=record.described_at,
             loadable=() if description.loadable is None or (held := record.listing.held) is None else held.models,

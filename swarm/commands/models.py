@@ -217,7 +217,7 @@ def other_nodes(settings: Settings, place: NodePlace) -> list[OtherNode]:
 
 def others_in(state: SwarmState, *, own_is_here: bool) -> list[OtherNode]:
     """What the living nodes of a swarm have, as one of them tells it; of that one too where it is another machine."""
-    rtts = {} if state.view is None else {peer.id: peer.rtt_ms for peer in state.view.peers}
+    rtts = {} if state.view is None else {peer.id: peer.least_rtt_ms for peer in state.view.peers}
     return [
         _other_node(node, rtts.get(node.id))
         for node in state.nodes.values()

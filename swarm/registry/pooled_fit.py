@@ -288,7 +288,7 @@ def _ms(seconds: float) -> str:
 
 def _warnings(lenders: Iterable[PoolMachine], tokens_per_s: float | None) -> Iterable[str]:
     if tokens_per_s is not None and tokens_per_s < SLOW_TOKENS_PER_S:
-        yield f"about {rate_text(tokens_per_s)} tokens/s: below {SLOW_TOKENS_PER_S:.0f} each sentence takes a while"
+        yield f"below {SLOW_TOKENS_PER_S:.0f} tokens/s each sentence takes a while"
     for lender in lenders:
         if lender.rtt_s > SLOW_RTT_S:
             yield (

@@ -40,7 +40,7 @@ def swarm_with(*peers: dict[str, Any], rtts_ms: tuple[float | None, ...] = ()) -
     """This node, and such peers."""
     nodes = [node_entry(0, []), *(node_entry(number, [], **peer) for number, peer in enumerate(peers, 1))]
     seen = [
-        peer_entry(number, **({"rtt_ms": rtts_ms[number - 1]} if number <= len(rtts_ms) else {}))
+        peer_entry(number, **({"least_rtt_ms": rtts_ms[number - 1]} if number <= len(rtts_ms) else {}))
         for number in range(1, len(nodes))
     ]
     return {"view": {"": view_entry(seen)}, "node": {node["id"]: node for node in nodes}}

@@ -279,3 +279,16 @@ def test_a_swarm_whose_lists_all_change_is_asked_a_few_at_a_time() -> None:
     table.list_received(first[0].id, QWEN, 1.0)
     (next_one,) = table.due_lists(1.0)
     assert next_one.id not in {peer.id for peer in first}
+
+
+def test_the_least_of_the_last_round_trips_is_what_the_way_takes() -> None:
+    """A node that was busy for a while is no further away; one that moved is, once its old answers are out of sight."""
+    table = make_table()
+    table.proposed(KITCHEN, Source.MDNS, 0.0)
+    for rtt_ms in (4.0, 90.0, 1.5, 60.0):
+        answer(table, KITCHEN, node("kitchen"), 0.0, rtt_ms=rtt_ms)
+    (peer,) = table.peers()
+    assert (peer.least_rtt_ms, (peer.rtt_ms or 0) > 4) == (1.5, True)
+    for _ in range(16):
+        answer(table, KITCHEN, node("kitchen"), 1.0, rtt_ms=40.0)
+    assert table.peers()[0].least_rtt_ms == 40.0

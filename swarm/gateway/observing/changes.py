@@ -64,7 +64,13 @@ def _of_node(view: FederationView) -> object:
 def _of_peers(view: FederationView, before: Mapping[str, LendingEntry | None] = MappingProxyType({})) -> object:
     """`before`: what each lent then."""
     peers = [
-        replace(peer, rtt_ms=None, last_seen_s=0.0, lending=_steadied(peer.lending, before.get(peer.id)))
+        replace(
+            peer,
+            rtt_ms=None,
+            least_rtt_ms=None,
+            last_seen_s=0.0,
+            lending=_steadied(peer.lending, before.get(peer.id)),
+        )
         for peer in view.peers
     ]
     return peers, view.changes, view.rejected, view.names

@@ -149,7 +149,7 @@ class PeerEntry:
     `engines` says in words with what it computes those of its models of which it tells that, `pooled` which machines
     those lie on that lie on several. `circuit` is open while requests to it fail and it is left alone. `problems` are
     facts about its conduct with their numbers, for a person to judge: nothing is done about them. `lending` is memory
-    that it offers.
+    that it offers. `rtt_ms` is what a probe takes on average, `least_rtt_ms` the least of the last ones.
     """
 
     id: str
@@ -167,6 +167,7 @@ class PeerEntry:
     engines: dict[str, str] = field(default_factory=dict[str, str])
     pooled: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     lending: LendingEntry | None = None
+    least_rtt_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -554,6 +555,7 @@ def peer_entry(
         engines={model.id: model.engine for model in peer.description.models if model.engine},
         pooled={model.id: model.nodes for model in peer.description.models if model.nodes},
         lending=lending_entry(peer.description.lends, problem=unused),
+        least_rtt_ms=None if peer.least_rtt_ms is None else round(peer.least_rtt_ms, 2),
     )
 
 

@@ -86,6 +86,7 @@ export interface FederationView {
     state: string;
     models: string[];
     rtt_ms: number | null;
+    least_rtt_ms: number | null;
     last_seen_s: number;
     slots_free: number;
     source: string;
