@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from federation.lending import LendRequest
 from federation.tasks import cancel_and_wait
 from hardware.pools import FreeMemory, PoolName, pool_limits, pool_of, pool_totals
 from hardware.snapshot import HardwareSnapshot
@@ -23,7 +24,9 @@ from swarm.engines.free_memory import trim
 from swarm.engines.registry import ENGINES, EngineEntry, Isolation, chosen_engine
 from swarm.errors import EngineFailed, UnknownArchitecture
 from swarm.node.engines import NodeEngines
+from swarm.node.lenders import Lender
 from swarm.node.model_settings import ModelSettings, settings_for
+from swarm.node.pooling import NodePooling, PooledFile, PooledModel
 from swarm.node.settings import Settings
 from swarm.registry.file_hashes import WorkStopped, stoppable
 from swarm.registry.gguf_header import GgufFacts, why_no_draft
@@ -32,7 +35,7 @@ from swarm.registry.model_memory import AskedLoad, Load, MemoryNeed, ModelShape
 from swarm.registry.stored import ModelStore, StoredModel, StoredModels
 from swarm.workers.ledger import Bytes, reserve_of
 from swarm.workers.load_records import LoadRecords
-from swarm.workers.loadable import Loadable, LoadOption, MemoryRules
+from swarm.workers.loadable import NO_BYTES, Loadable, LoadOption, MemoryRules
 
 LOOK_S = 30.0  # between two looks at the disk
 LOOK_AGAIN_S = 2.0  # since the last one, where somebody names a model that is not known
@@ -109,6 +112,8 @@ class NodeModels:
         self._on_look: Callable[[], None] = lambda: None
         self._named = frozenset(() if settings.model else store.latest.problems)  # who chose among all has named them
         self._cannot: set[tuple[EngineBuild, str]] = set()  # builds, and the architectures that they do not know
+        self.pooling: NodePooling | None = None  # set before anything is loaded
+        self.held: Callable[[str], Bytes] = lambda but: NO_BYTES  # what the pool's models take, all but one
         self._pools = {build: pool_of(engines.memory(build), snapshot) for build in engines.builds}
         self._rules = self._memory_rules()
 
@@ -138,6 +143,8 @@ class NodeModels:
         """The model in the file at `path`, which can be loaded from now on. Blocks. Raises SetupError for no model."""
         model = self.store.at(path)
         self._given[model.id] = model
+        if self.pooling is not None:
+            self.pooling.learn(model.path)
         self._looked = None
         self._drafts = {}
         return model
@@ -200,18 +207,34 @@ class NodeModels:
         pool, rules = self._pools.get(build, NO_BUILD_POOL) if build else NO_BUILD_POOL, self._rules
         most_bytes = rules.room(pool, self.totals.get(pool))
 
+        pooled = self._pooled(model, facts, decided)
+
         def options(free: Bytes) -> tuple[LoadOption, ...]:
-            return tuple(
+            alone = tuple(
                 LoadOption(load.context_tokens, load.slots, {pool: self._need_bytes(model, way, load)})
                 for load in way.loads(rules.room(pool, free.get(pool)), most_bytes)
             )
+            if pooled is None or not pooled.rules.on or self._fits_here(model.id, alone[-1].need, free):
+                return alone
+            return pooled.options(self._room(pooled.pool, free, model.id))
+
+        alone_load = way.loader(self._unfit.add)
+
+        async def load(option: LoadOption) -> Engine:
+            return await (pooled.load(option) if pooled and (option.nodes or option.waits) else alone_load(option))
+
+        def hint(free: Bytes) -> str:
+            on = pooled is None or pooled.rules.on
+            return "" if pooled is None or on else pooled.hint(self._room(pooled.pool, free, model.id))
 
         ttl_s = decided.ttl if decided.ttl is not None else self._settings.ttl
         return Loadable(
             model_id=model.id,
             usual=options(self.totals)[0],
             options=options,
-            load=way.loader(self._unfit.add),
+            load=load,
+            rest=asyncio.sleep if pooled is None else pooled.rest,
+            hint=hint,
             engine=way.engine.name,
             build=way.build,
             params=facts.params,
@@ -234,6 +257,43 @@ class NodeModels:
             template=model.template,
             modified_s=model.modified_s,
         )
+
+    def _pooled(self, model: StoredModel, facts: GgufFacts, decided: ModelSettings) -> PooledModel | None:
+        """The same model over lenders; None where this node pools nothing, or cannot pool such a model."""
+        pooling = self.pooling
+        if pooling is None or (build := pooling.build) is None or model.format != "gguf" or model.role != "writes":
+            return None
+        plain = replace(decided, draft=None, speculate=False)
+        way = _LoadPlan.of(model, facts, plain, self._settings, self._snapshot, build, self._note_unknown)
+        pool = self._pools.get(build, NO_BUILD_POOL)
+
+        async def room() -> int:
+            return self._room(pool, await self._read_free(), model.id)
+
+        def ask(lender: Lender, size_bytes: int, context_tokens: int) -> LendRequest:
+            return LendRequest(
+                model=model.id, bytes=size_bytes, build=build.version, rpc=lender.offer.rpc,
+                fingerprint=model.fingerprint, sha256=model.sha256, context_tokens=context_tokens,
+            )  # fmt: skip
+
+        disk = PooledFile(model.id, model.path, facts, way.asked)
+        return PooledModel(pooling, disk, pool, room, way.spec, way.plainly, ask)
+
+    def _room(self, pool: PoolName, free: Bytes, model_id: str) -> int:
+        """What of this machine one model may take, beside what others have; 0 where nobody knows what is free."""
+        rules, held = self._rules, self.held(model_id).get(pool, 0)
+        room = rules.room(pool, free.get(pool)) or 0
+        return room if pool not in rules.limit else min(room, max(0, rules.limit[pool] - held))
+
+    def _fits_here(self, model_id: str, need: Bytes, free: Bytes) -> bool:
+        """Whether so much is here, were all other models unloaded."""
+        held = self.held(model_id)
+        for pool, size in need.items():
+            free_bytes = free.get(pool)
+            most = self._rules.room(pool, None if free_bytes is None else free_bytes + held.get(pool, 0))
+            if most is not None and size > most:
+                return False
+        return True
 
     def _build_for(self, model: StoredModel, facts: GgufFacts, decided: ModelSettings) -> EngineBuild | None:
         """What loads it: the best that is not known to be unable to; the last where all are. None: nothing is ready."""
@@ -421,7 +481,7 @@ class _LoadPlan:
 
         async def load(option: LoadOption) -> Engine:
             nonlocal projector
-            spec = self._spec(option)
+            spec = self.spec(option)
             if projector is not None:
                 try:
                     return watched(await self.engine.load(replace(spec, projector=projector), isolation))
@@ -455,7 +515,12 @@ class _LoadPlan:
 
         return load
 
-    def _spec(self, option: LoadOption) -> EngineSpec:
+    async def plainly(self, spec: EngineSpec) -> Engine:
+        """The engine of `spec`, a part of whose model is elsewhere, which the next engine would not know either."""
+        return await self.engine.load(spec, "always")
+
+    def spec(self, option: LoadOption) -> EngineSpec:
+        """The order for the engine, but for the image part."""
         threads, reading = self.threads
         draft = self._draft()
         if isinstance(draft, str):

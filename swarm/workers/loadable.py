@@ -48,7 +48,7 @@ class Loadable:
     told. `ttl_s` None: it stays until its memory is wanted.
 
     `rest` waits for so many seconds before a load is tried again: less, where what it lacked is there sooner. `hint`
-    says what else could be done where there is no room for it here.
+    says what else could be done where there is no room for it here, with so much free.
     """
 
     model_id: str
@@ -72,7 +72,7 @@ class Loadable:
     template: Path | None = None
     modified_s: float | None = None
     rest: Callable[[float], Awaitable[None]] = asyncio.sleep
-    hint: Callable[[], str] = str
+    hint: Callable[[Bytes], str] = lambda free: ""
 
     @property
     def context_tokens(self) -> int:

@@ -610,7 +610,7 @@ class WorkerPool:
                 case NoRoom():
                     if wish.returnable and wish.since in self._peer_loads:  # no load, and others may find room
                         self._peer_loads.remove(wish.since)
-                    hint = self._hint(wanted.model_id)
+                    hint = self._hint(wanted.model_id, free)
                     self._refuse(wish, NoRoomFor(f"{decision.words}{hint}", NO_ROOM_RETRY_AFTER_S))
                 case Resume():
                     own = self._models.get(wanted.model_id)
@@ -638,10 +638,10 @@ class WorkerPool:
             own.go("draining", f"{WANTED_FOR}{wanted_for}")
             own.goes_for = wanted_for
 
-    def _hint(self, model_id: str) -> str:
+    def _hint(self, model_id: str, free: Bytes) -> str:
         """What else could be done for a model that finds no room, as a further sentence."""
         model = self._source.find(model_id)
-        hint = "" if model is None else model.hint()
+        hint = "" if model is None else model.hint(free)
         return f" {hint}" if hint else ""
 
     def _refuse(self, wish: _Wish, error: SwarmError) -> None:

@@ -98,9 +98,8 @@ async def test_two_lenders_say_what_one_machine_says(
             answer = await said(engine, text)
             assert answer
             assert answer == await said(alone, text)
-        assert (
-            str(engine.computation) == f"llama-server {build.version} on this node and attic and hall (4 of 5 layers)"
-        )
+        words = "me + attic + hall (1 of 5 layers on me)"
+        assert str(engine.computation) == f"llama-server {build.version} over {words}"
         assert engine.computation.nodes == ("me", "attic", "hall")
         assert engine.taken_bytes, "what it takes here is measured: no GPU of this machine has any of it"
         assert (alone.computation.nodes, alone.computation.devices) == ((), ())
