@@ -120,6 +120,7 @@ def _add_model(group: Any) -> None:
     group.add_argument("--ttl", metavar="TIME", help="unload models idle this long: 30m (default: never)")
     group.add_argument("--max-models", type=int, metavar="N", help="loaded at once (default: as many as fit)")
     group.add_argument("--memory", metavar="SIZE", help="most that models may take: 8G (default: all free)")
+    group.add_argument("--pool", action="store_true", help="load what is too large over peers that lend memory")
     group.add_argument("--kv-disk", metavar="SIZE", help="keep read prompts on the disk: 8G (default: in memory)")
     group.add_argument(
         "--lend", nargs="?", const="half", metavar="SIZE", help="lend memory to paired nodes' models: 8G (half)"

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 import psutil
 
+from federation.byte_stream import Joined, Unread, joined
 from federation.errors import PeerError
 from federation.lending import MEMORY_ENDED, LendGrant, LendNews
-from federation.splice import SplicedEnd, spliced
 from federation.tasks import cancel_and_wait, report_crash
 from swarm.engines.engine import EnginePart
 from swarm.errors import LenderLost
-from swarm.node.lenders import Lender
+from swarm.node.lenders import LendingPeer
 from swarm.registry.pooled_fit import PooledShare
 
 LOOPBACK = "127.0.0.1"
@@ -37,7 +36,7 @@ LOOK_S = 0.05  # between two looks at whether nothing runs any more
 log = logging.getLogger(__name__)
 
 
-class HeldLease(Protocol):
+class HeldMemory(Protocol):
     """Memory that a lender has granted, for as long as this is open."""
 
     @property
@@ -45,11 +44,11 @@ class HeldLease(Protocol):
         """What was granted."""
         ...
 
-    def news(self) -> AsyncGenerator[LendNews, None]:
+    def news(self) -> AsyncIterator[LendNews]:
         """What the lender says of it. Raises PeerError when it is gone: its connection broke off, or is silent."""
         ...
 
-    async def open_stream(self) -> asyncio.Transport:
+    async def open_stream(self) -> Unread:
         """A connection to the RPC server there, of which nothing was read. Raises PeerError."""
         ...
 
@@ -61,15 +60,15 @@ class HeldLease(Protocol):
 class Faults(Protocol):
     """Who keeps in mind what lenders did. `why` is in words."""
 
-    def lied(self, lender: Lender, why: str) -> None:
+    def lied(self, lender: LendingPeer, why: str) -> None:
         """It could not hold what it had granted."""
         ...
 
-    def gone(self, lender: Lender, why: str) -> None:
+    def gone(self, lender: LendingPeer, why: str) -> None:
         """It is silent, or its connection broke off."""
         ...
 
-    def drains(self, lender: Lender, why: str) -> None:
+    def drains(self, lender: LendingPeer, why: str) -> None:
         """It takes its memory back."""
         ...
 
@@ -100,9 +99,9 @@ def _has(connections: Iterable[object], host: str, port: int, own_port: int) -> 
 class Borrowing:
     """What one lender has granted, and what of the model it is to hold."""
 
-    lender: Lender
+    lender: LendingPeer
     share: PooledShare
-    lease: HeldLease
+    lease: HeldMemory
 
 
 class BorrowedParts:
@@ -149,14 +148,14 @@ class BorrowedParts:
     def idle(self, is_idle: Callable[[], bool]) -> None:
         self._is_idle = is_idle
 
-    def lender_at(self, text: str) -> Lender | None:
+    def lender_at(self, text: str) -> LendingPeer | None:
         """The lender whose port is named in `text`, as llama.cpp does where something fails there."""
         for one, port in zip(self._borrowings, self._ports, strict=False):
             if f"{LOOPBACK}:{port.number}" in text:
                 return one.lender
         return None
 
-    def blame(self, lender: Lender, why: str) -> None:
+    def blame(self, lender: LendingPeer, why: str) -> None:
         """It could not hold what it had granted."""
         self._faults.lied(lender, why)
 
@@ -211,82 +210,69 @@ class _LenderPort:
         self._on_lost = on_lost
         self._server: asyncio.Server | None = None
         self._joining: set[asyncio.Task[None]] = set()
-        self._ends: set[SplicedEnd] = set()
+        self._streams: set[Joined] = set()
         self.number = 0
 
     async def open(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accepted, LOOPBACK, 0)
+        self._server = await loop.create_server(lambda: _Knock(self._came), LOOPBACK, 0)
         self.number = int(self._server.sockets[0].getsockname()[1])
 
-    def _accepted(self) -> asyncio.Protocol:
-        return _Knock(self._came)
-
-    def _came(self, transport: asyncio.Transport) -> None:
-        if len(self._ends) >= MOST_STREAMS or len(self._joining) >= MOST_STREAMS:
-            transport.abort()
+    def _came(self, knock: Unread) -> None:
+        if len(self._streams) >= MOST_STREAMS or len(self._joining) >= MOST_STREAMS:
+            knock.abort()
             return
-        task = asyncio.create_task(self._join(transport), name=f"stream to {self._borrowing.lender.name}")
+        task = asyncio.create_task(self._join(knock), name=f"stream to {self._borrowing.lender.name}")
         self._joining.add(task)
         task.add_done_callback(self._joining.discard)
         report_crash(task, log, f"{task.get_name()} was not made")
 
-    async def _join(self, transport: asyncio.Transport) -> None:
+    async def _join(self, knock: Unread) -> None:
         lender = self._borrowing.lender
         try:
-            host, port = cast("tuple[str, int]", transport.get_extra_info("peername") or ("", 0))
+            host, port = cast("tuple[str, int]", knock.transport.get_extra_info("peername") or ("", 0))
             if not await asyncio.to_thread(self._is_own, host, port, self.number):
                 log.warning("a program that is not this node's asked for the part on %s: it is not let in", lender.name)
-                transport.abort()
+                knock.abort()
                 return
             stream = await self._borrowing.lease.open_stream()
         except PeerError as error:
             self._on_lost(f"{error}")
-            transport.abort()
+            knock.abort()
             return
         except BaseException:
-            transport.abort()
+            knock.abort()
             raise
-        if transport.is_closing():
-            stream.abort()
-            return
         ended_here = False
 
         def here() -> None:
             nonlocal ended_here
             ended_here = True
-            self._ends.discard(near)
 
         def there() -> None:
             if not ended_here:  # llama.cpp closes what it no longer needs; a lender never does
                 self._on_lost("its connection ended")
 
-        near, far = spliced(here, there)
-        self._ends.add(near)
-        near.take(transport)
-        far.take(stream)
+        knock.on_end, stream.on_end = here, there
+        joint = joined(knock, stream)
+        self._streams.add(joint)
+        joint.over.add_done_callback(lambda _: self._streams.discard(joint))
 
     async def aclose(self) -> None:
         if self._server is not None:
             self._server.close()
         await cancel_and_wait(*self._joining)
-        for end in list(self._ends):
-            end.abort()
+        for stream in list(self._streams):
+            stream.abort()
 
 
-class _Knock(asyncio.Protocol):
-    """A connection before it is known whose it is: nothing of it is read."""
+class _Knock(Unread):
+    """A connection before it is known whose it is."""
 
-    def __init__(self, came: Callable[[asyncio.Transport], None]) -> None:
+    def __init__(self, came: Callable[[Unread], None]) -> None:
+        super().__init__()
         self._came = came
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        made = cast("asyncio.Transport", transport)
-        made.pause_reading()
-        self._came(made)
-
-
-def link_bytes_per_s(took_s: Sequence[float], size_bytes: int) -> float | None:
-    """The speed of a link over which so many bytes came several times: the best, since others only slow it down."""
-    best = min((seconds for seconds in took_s if seconds > 0), default=math.inf)
-    return None if best == math.inf else size_bytes / best
+        super().connection_made(transport)
+        self._came(self)

@@ -21,7 +21,7 @@ UNKNOWN_RTT_S = 0.001  # of a peer that was never measured: a LAN's
 
 
 @dataclass(frozen=True, slots=True)
-class Lender:
+class LendingPeer:
     """A peer that lends, reached at `address`."""
 
     node_id: str
@@ -58,7 +58,7 @@ class Doubt:
 class Lenders:
     """`usable` ones, and of the other peers that lend the name and why they are not."""
 
-    usable: tuple[Lender, ...] = ()
+    usable: tuple[LendingPeer, ...] = ()
     refused: tuple[tuple[str, str], ...] = ()
 
     def without(self, refused: Mapping[str, str]) -> Lenders:
@@ -80,7 +80,7 @@ def lenders_among(
 
     `doubts` are by the ids of nodes.
     """
-    usable: list[Lender] = []
+    usable: list[LendingPeer] = []
     refused: list[tuple[str, str]] = []
     for peer in peers:
         offer = peer.description.lends
@@ -96,7 +96,7 @@ def lenders_among(
             why = doubt.why
         else:
             rtt_s = UNKNOWN_RTT_S if peer.rtt_ms is None else peer.rtt_ms / 1000
-            usable.append(Lender(peer.id, peer.label, peer.address, offer, rtt_s))
+            usable.append(LendingPeer(peer.id, peer.label, peer.address, offer, rtt_s))
             continue
         refused.append((peer.label, why))
     return Lenders(tuple(usable), tuple(refused))

@@ -19,6 +19,7 @@ from swarm.errors import SetupError
 from swarm.node.console import Console
 from swarm.node.engines import NodeEngines
 from swarm.node.model_settings import settings_for
+from swarm.node.pooling import NodePooling, PooledFile
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
 from swarm.registry.download import Nearby, download, download_choice
@@ -153,10 +154,12 @@ def choose_models(
     console: Console,
     store: ModelStore | None = None,
     nearby: Nearby | None = None,
+    pooling: NodePooling | None = None,
     stop: threading.Event | None = None,
 ) -> tuple[ChosenModel, ...]:
     """The models to load at the start, at least one, each once: those that are named, else the best.
 
+    With `pooling` one that is named may be too large for this machine.
     Blocks: reads files, may ask the person, may download, from `nearby` first. Raises SetupError, and WorkStopped where
     `stop` was set during a download.
     """
@@ -166,7 +169,7 @@ def choose_models(
         return (ChosenModel(name, None, context_tokens, slots, None, engine.about, "as asked"),)
     if (words := engines.gpu_line) is not None:
         console.say(f"  GPU        {words}")
-    choosing = _Choosing(settings, engines, console, store or model_store(settings), nearby, stop)
+    choosing = _Choosing(settings, engines, console, store or model_store(settings), nearby, pooling, stop)
     names = settings.model or ((settings.default_model,) if settings.default_model else ())
     chosen = [choosing.named(name) for name in names] or [choosing.best()]
     return tuple({model.model_id: model for model in chosen}.values())
@@ -182,6 +185,7 @@ class _Choosing:
         console: Console,
         store: ModelStore,
         nearby: Nearby | None,
+        pooling: NodePooling | None,
         stop: threading.Event | None,
     ) -> None:
         self._settings = settings
@@ -192,6 +196,7 @@ class _Choosing:
             self._limited = f" (models may take {size_text(settings.memory)} together: --memory)"
         self._console = console
         self._nearby = nearby
+        self._pooling = pooling if settings.model or settings.default_model else None  # nobody asked for what is chosen
         self._stop = stop
         self._catalogue = Catalogue.load()
         self._advisable = self._catalogue.choices(formats=engines.formats, unasked=True)
@@ -287,13 +292,29 @@ class _Choosing:
         load = self._asked.largest(facts.shape, free_bytes, estimate)
         if load is None:
             capacity = Capacity(free_bytes or 0, self._asked.judged, self._engines.formats, estimate=estimate)
-            raise SetupError(explain_misfit(model_id, facts.shape, capacity, self._advisable))
+            return self._over_others(
+                path, model_id, facts, explain_misfit(model_id, facts.shape, capacity, self._advisable), free_bytes or 0
+            )
         why = self._context_reason(load.context_tokens, facts)
         small = None if self._settings.context else small_cache_tokens(facts.shape, load, free_bytes, estimate)
         if small is not None:
             why += f' (kv_cache = "{SMALL_CACHE}" in [models."{model_id}"] makes it {small})'
         read_bytes = facts.size_bytes * facts.active_params // max(1, facts.params)
         return ChosenModel(model_id, path, load.context_tokens, load.slots, facts.params, reason, why, read_bytes)
+
+    def _over_others(self, path: Path, model_id: str, facts: GgufFacts, misfit: str, free_bytes: int) -> ChosenModel:
+        """One that is too large for this machine. Raises SetupError, with the `misfit`, where it is not pooled."""
+        pooling = self._pooling
+        if pooling is None or pooling.build is None or path.is_dir():
+            raise SetupError(misfit)
+        if not pooling.rules.on:
+            hint = pooling.hint(PooledFile(model_id, path, facts, self._asked), free_bytes)
+            raise SetupError(f"{misfit}. {hint}" if hint else misfit)
+        load, why = self._asked.judged.carried_by(facts.shape), "too large for this machine: over others' memory, too"
+        read_bytes = facts.size_bytes * facts.active_params // max(1, facts.params)
+        return ChosenModel(
+            model_id, path, load.context_tokens, load.slots, facts.params, why, "all that fits", read_bytes
+        )
 
     def _estimate(self, build: EngineBuild, model_id: str) -> Callable[[ModelShape, Load], MemoryNeed]:
         """What a model takes, with its cache as the user wants it."""

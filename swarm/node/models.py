@@ -24,7 +24,7 @@ from swarm.engines.free_memory import trim
 from swarm.engines.registry import ENGINES, EngineEntry, Isolation, chosen_engine
 from swarm.errors import EngineFailed, UnknownArchitecture
 from swarm.node.engines import NodeEngines
-from swarm.node.lenders import Lender
+from swarm.node.lenders import LendingPeer
 from swarm.node.model_settings import ModelSettings, settings_for
 from swarm.node.pooling import NodePooling, PooledFile, PooledModel
 from swarm.node.settings import Settings
@@ -270,7 +270,7 @@ class NodeModels:
         async def room() -> int:
             return self._room(pool, await self._read_free(), model.id)
 
-        def ask(lender: Lender, size_bytes: int, context_tokens: int) -> LendRequest:
+        def ask(lender: LendingPeer, size_bytes: int, context_tokens: int) -> LendRequest:
             return LendRequest(
                 model=model.id, bytes=size_bytes, build=build.version, rpc=lender.offer.rpc,
                 fingerprint=model.fingerprint, sha256=model.sha256, context_tokens=context_tokens,

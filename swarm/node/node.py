@@ -23,6 +23,7 @@ from federation.membership import Membership
 from federation.pairing_server import PairingServer
 from federation.wire import IDLE_CONNECTION_S
 from hardware.memory import probe_memory
+from hardware.memory_speed import weights_bytes_per_s
 from hardware.pools import PoolsNow
 from hardware.probe import probe_hardware
 from hardware.snapshot import HardwareSnapshot
@@ -31,7 +32,7 @@ from swarm.engines.engine import EngineSpec
 from swarm.engines.free_memory import give_back_large_blocks
 from swarm.engines.llama_cpp.saved_prompts import stored_bytes
 from swarm.engines.registry import load_engine
-from swarm.errors import SetupError, SwarmError, Unavailable
+from swarm.errors import LenderLost, SetupError, SwarmError, Unavailable
 from swarm.gateway.answers.model_names import GIVEN_NAMES_FILE
 from swarm.gateway.answers.request_images import RequestImages
 from swarm.gateway.answers.tool_instructions import InstructionLength, ToolInstructions
@@ -56,6 +57,7 @@ from swarm.node.lending import NodeLending, lending_words
 from swarm.node.live import showing
 from swarm.node.model_choice import ChosenModel, choose_models, context_words, model_store
 from swarm.node.models import NodeModels, compute_threads
+from swarm.node.pooling import WITH_RPC, MemberLink, NodePooling, PoolRules, pooling_build
 from swarm.node.settings import Settings
 from swarm.node.setup import settle
 from swarm.node.shelf import NodeShelf
@@ -173,7 +175,7 @@ class Node:
         self.pool = await self._stack.enter_async_context(pool)
         self._loadables = OwnLoadables(look_at(self.pool))
         self.pool.subscribe(lambda _: self._loadables.changed())
-        client = await self._stack.enter_async_context(
+        client = self._client = await self._stack.enter_async_context(
             PeerClient(
                 self.setup.identity.node_id, self.setup.announced if settings.federated else None, self.setup.trust
             )
@@ -426,21 +428,57 @@ class Node:
         nearby = self._files and self._files.nearby
         engines = await asyncio.to_thread(NodeEngines.look, settings, self._snapshot)
         self._gpu_used = engines.on_gpu
-        chosen = await stoppable(partial(choose_models, settings, engines, self._console, store, nearby))
+        pooling = await self._make_pooling(engines)
+        choose = partial(choose_models, settings, engines, self._console, store, nearby, pooling)
+        try:
+            chosen = await stoppable(choose)
+        except SetupError:
+            if pooling is None or not await pooling.sees_lenders():
+                raise
+            chosen = await stoppable(choose)  # who lends may be told, or taken, by now
         if (words := isolation_words(settings.isolation)) is not None:
             self._console.say(f"  isolation  {words}")
         if chosen[0].path is None:
             spec = EngineSpec(chosen[0].model_id, None, chosen[0].context_tokens, chosen[0].slots, threads=1)
             self._show(chosen[0], await self.pool.serve(partial(load_engine, settings.engine, spec)))
         else:
-            await self._load_stored(store, chosen, engines)
+            await self._load_stored(store, chosen, engines, pooling)
         self.condition.loading = False
         workers = sum(state.slots for state in self.pool.states())
         self._console.say(f"ready: {workers} workers; press Ctrl-C to stop")
 
-    async def _load_stored(self, store: ModelStore, chosen: Sequence[ChosenModel], engines: NodeEngines) -> None:
+    async def _make_pooling(self, engines: NodeEngines) -> NodePooling | None:
+        """Who lends to this node; None where it has no peers. Raises SetupError where --pool cannot be."""
+        settings, build = self.settings, pooling_build(engines.builds)
+        if settings.pool and not settings.federated:
+            raise SetupError("--pool is for models over several nodes: give --federation or --peer, too")
+        if settings.pool and build is None:
+            raise SetupError(f"--pool needs a llama-server {WITH_RPC}")
+        if not settings.federated:
+            return None
+        named = settings.pool if isinstance(settings.pool, tuple) else ()
+        speed = None
+        if build is not None:
+            memory = engines.memory(build)
+            speed = await asyncio.to_thread(weights_bytes_per_s, self._snapshot, memory, settings.threads)
+        rules = PoolRules(bool(settings.pool), named)
+        return NodePooling(
+            self.setup.identity.name, self.membership.alive, MemberLink(self._client), build, rules, speed
+        )
+
+    def _lenders_changed(self) -> None:
+        """What could not be loaded over them may be now."""
+        for state in self.pool.states():
+            self.pool.try_again(state.model_id)
+
+    async def _load_stored(
+        self, store: ModelStore, chosen: Sequence[ChosenModel], engines: NodeEngines, pooling: NodePooling | None
+    ) -> None:
         models = self.models = await asyncio.to_thread(NodeModels, store, self.settings, engines)
+        models.pooling, models.held = pooling, self.pool.held_bytes
         self.pool.load_from(models, models.memory, models)
+        if pooling is not None:
+            await self._stack.enter_async_context(pooling.watching(self._lenders_changed))
         for model in chosen:
             assert model.path is not None
             stored = await asyncio.to_thread(models.take, model.path)
@@ -448,9 +486,12 @@ class Node:
             if self.settings.model:
                 self.pool.pin(stored.id)
             try:
-                await self.pool.ensure(stored.id)
+                await self._ensure(stored.id, pooling)
             except NoRoomFor as error:
                 raise SetupError(f"{error} Or leave out one --model: it is loaded when asked for") from error
+            except LenderLost as error:  # it is loaded when they come
+                self._console.say(f"  model      {stored.id}: {error}")
+                continue
             workers = self.pool.get(stored.id)
             assert workers is not None, "it was loaded in this turn of the loop"
             self._show(model, workers)
@@ -467,6 +508,15 @@ class Node:
             self._default_model = found.id
         self._looked()
         await self._stack.enter_async_context(models.looking(self._looked))
+
+    async def _ensure(self, model_id: str, pooling: NodePooling | None) -> None:
+        """Have the model loaded. Raises as `WorkerPool.ensure`: what does not fit, once those that lend are known."""
+        try:
+            await self.pool.ensure(model_id)
+        except NoRoomFor:
+            if pooling is None or not await pooling.sees_lenders():
+                raise
+            await self.pool.ensure(model_id)
 
     def _looked(self) -> None:
         """The disk was looked at for models."""

@@ -11,23 +11,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
+from federation.byte_stream import Unread
+from federation.client import PeerClient
 from federation.errors import PeerError, PeerStatusError
-from federation.hostport import Address
-from federation.lending import LendRequest
+from federation.lending import LendGrant, LendNews, LendRequest
+from federation.lending_client import HeldLease, lease_of, measured_bytes_per_s, open_byte_stream
 from federation.peer import Peer
 from federation.tasks import cancel_and_wait
 from hardware.pools import PoolName
 from swarm.engines.engine import Engine, EngineBuild, EngineSpec
 from swarm.engines.pooled_engine import Endable, PooledEngine
+from swarm.engines.registry import LLAMA_SERVER
 from swarm.errors import EngineFailed, LenderLost, PooledMisfit, SetupError, SwarmError
-from swarm.node.borrowed import BorrowedParts, Borrowing, HeldLease
-from swarm.node.lenders import DRAINED_S, LIAR_S, Doubt, Lender, Lenders, lenders_among, offers_key, whom_it_waits_for
+from swarm.node.borrowed import BorrowedParts, Borrowing, HeldMemory
+from swarm.node.lenders import (
+    DRAINED_S,
+    LIAR_S,
+    Doubt,
+    Lenders,
+    LendingPeer,
+    lenders_among,
+    offers_key,
+    whom_it_waits_for,
+)
 from swarm.registry.gguf_header import GgufFacts, read_layers
 from swarm.registry.layer_sizes import LayerSizes, estimated_layers
 from swarm.registry.model_memory import AskedLoad, Load
@@ -35,28 +47,80 @@ from swarm.registry.pooled_fit import PooledPlan, PoolMachine, pooled_load
 from swarm.workers.loadable import NO_BYTES, LoadOption
 
 LOOK_S = 0.5  # between two looks at what lenders offer
+SEEN_S = 3.0  # after its start a node knows the peers that are there
 LEAST_REST_S = 1.0  # between two loads of a model, however often offers change
 LOST_S = 600.0  # one that was lost is asked again when it answers anything; forgotten after that
 MEASURE_BYTES = 4 << 20  # a gigabit link carries them in some 35 ms, and gets up to speed
 MEASURED_FOR_S = 600.0
 MOST_LEARNED = 64  # models whose layers are known; a few kB each
 RETRY_AFTER_S = 10
+RPC_PROGRAM = "ggml-rpc-server"
+WITH_RPC = "that reaches others' memory (ggml-rpc-server beside it): `swarm engines install native` makes one"
 
 log = logging.getLogger(__name__)
 
-Ask = Callable[[Lender, int, int], LendRequest]
+Ask = Callable[[LendingPeer, int, int], LendRequest]
 
 
 class LendingLink(Protocol):
-    """How lenders are reached."""
+    """How lenders are reached, at the URL of each."""
 
-    async def borrow(self, address: Address, request: LendRequest) -> HeldLease:
+    async def borrow(self, url: str, request: LendRequest) -> HeldMemory:
         """A lease. Raises PeerError, PeerStatusError where it is refused."""
         ...
 
-    async def measure(self, address: Address, size_bytes: int) -> float:
-        """Seconds that so many bytes take from there. Raises PeerError."""
+    async def measure(self, url: str, size_bytes: int) -> float:
+        """How many bytes a second come from there. Raises PeerError."""
         ...
+
+
+class MemberLink:
+    """Lenders reached as other peers are, by `client`."""
+
+    def __init__(self, client: PeerClient) -> None:
+        self._client = client
+
+    async def borrow(self, url: str, request: LendRequest) -> HeldMemory:
+        async with AsyncExitStack() as stack:
+            lease = await stack.enter_async_context(lease_of(self._client, url, request))
+            return _MemberMemory(self._client, lease, stack.pop_all())
+
+    async def measure(self, url: str, size_bytes: int) -> float:
+        return await measured_bytes_per_s(self._client, url, size_bytes)
+
+
+class _MemberMemory:
+    """A lease of a member."""
+
+    def __init__(self, client: PeerClient, lease: HeldLease, stack: AsyncExitStack) -> None:
+        self._client = client
+        self._lease = lease
+        self._stack = stack
+
+    @property
+    def grant(self) -> LendGrant:
+        return self._lease.grant
+
+    def news(self) -> AsyncIterator[LendNews]:
+        return self._lease.news()
+
+    async def open_stream(self) -> Unread:
+        return await open_byte_stream(self._client, self._lease.url, self.grant.lease)
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+
+
+def pooling_build(builds: Iterable[EngineBuild]) -> EngineBuild | None:
+    """The llama.cpp that reaches others' memory: the first with an RPC server beside it, whose half it is. Blocks."""
+    able = (build for build in builds if build.engine == LLAMA_SERVER and build.program is not None)
+    return next((build for build in able if rpc_program(build) is not None), None)
+
+
+def rpc_program(build: EngineBuild) -> Path | None:
+    """The RPC server beside the program of `build`. Blocks for a moment."""
+    path = None if build.program is None else build.program.resolve().with_name(RPC_PROGRAM)
+    return path if path is not None and path.is_file() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +129,16 @@ class PoolRules:
 
     on: bool = False
     named: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PooledFile:
+    """A model of this disk, and what is asked of its load."""
+
+    model_id: str
+    path: Path
+    facts: GgufFacts
+    asked: AskedLoad
 
 
 class NodePooling:
@@ -92,7 +166,6 @@ class NodePooling:
         self._links: dict[str, tuple[float, float]] = {}  # bytes a second, and until when that is believed
         self._layers: dict[Path, LayerSizes] = {}
         self._changed = asyncio.Event()
-        self._on_change: list[Callable[[], None]] = []
 
     # Who lends
 
@@ -112,20 +185,20 @@ class NodePooling:
             others.append(lender.machine(speed if now < until else None, lender.name in self.rules.named))
         return [host, *others]
 
-    def doubt(self, lender: Lender, why: str, for_s: float, answers: bool = False) -> None:
+    def doubt(self, lender: LendingPeer, why: str, for_s: float, answers: bool = False) -> None:
         """Do not ask it for so long, or, where it only seemed gone, until it `answers`."""
         now = time.monotonic()
         self._doubts = {node_id: doubt for node_id, doubt in self._doubts.items() if now < doubt.until}
         self._doubts[lender.node_id] = Doubt(why, now, now + for_s, answers)
 
-    def lied(self, lender: Lender, why: str) -> None:
+    def lied(self, lender: LendingPeer, why: str) -> None:
         log.warning("%s could not hold what it lent (%s): it is not asked for %.0f min", lender.name, why, LIAR_S / 60)
         self.doubt(lender, f"it could not hold what it had granted ({why})", LIAR_S)
 
-    def gone(self, lender: Lender, why: str) -> None:
+    def gone(self, lender: LendingPeer, why: str) -> None:
         self.doubt(lender, f"it was lost ({why})", LOST_S, answers=True)
 
-    def drains(self, lender: Lender, why: str) -> None:
+    def drains(self, lender: LendingPeer, why: str) -> None:
         self.doubt(lender, f"it takes its memory back ({why})", DRAINED_S)
 
     async def borrow(
@@ -133,9 +206,10 @@ class NodePooling:
     ) -> tuple[list[Borrowing], dict[str, str]]:
         """A lease of every lender of the plan; and of those that refused, by their ids, why: then nothing is held."""
         by_id = {lender.node_id: lender for lender in lenders.usable}
-        wanted = [(by_id[share.node_id], share) for share in plan.shares if share.node_id is not None]
+        wanted = [(by_id[share.node_id], share) for share in plan.shares[1:] if share.node_id is not None]
         asked = [
-            self._link.borrow(lender.address, ask(lender, share.bytes, load.context_tokens)) for lender, share in wanted
+            self._link.borrow(lender.address.url, ask(lender, share.bytes, load.context_tokens))
+            for lender, share in wanted
         ]
         answers = await asyncio.gather(*asked, return_exceptions=True)
         held: list[Borrowing] = []
@@ -178,11 +252,35 @@ class NodePooling:
         known = self._layers.get(path)
         return known or estimated_layers(facts.shape, facts.active_params / max(1, facts.params))
 
+    # Plans
+
+    def planned(self, file: PooledFile, host_free_bytes: int, lenders: Lenders) -> tuple[Load, PooledPlan]:
+        """What the model carries over these lenders, and how it lies.
+
+        Raises PooledMisfit, with the names of those that lend and are of no use.
+        """
+        layers = self.layers_of(file.path, file.facts)
+        try:
+            return pooled_load(layers, file.asked, self.machines(host_free_bytes, lenders))
+        except PooledMisfit as error:
+            raise PooledMisfit(f"{error}{lenders.refusals}") from error
+
+    def hint(self, file: PooledFile, host_free_bytes: int) -> str:
+        """Over whom the model would fit, as a sentence; empty where it would not."""
+        try:
+            _, plan = self.planned(file, host_free_bytes, self.lenders())
+        except PooledMisfit:
+            return ""
+        return f"It would fit over {plan.over}: start this node with --pool to have it loaded there."
+
     # Changes
 
-    def on_change(self, callback: Callable[[], None]) -> None:
-        """Call it whenever what lenders offer has changed."""
-        self._on_change.append(callback)
+    async def sees_lenders(self, within_s: float = SEEN_S) -> bool:
+        """Whether lenders come that were not there, or were known, within so long: a node that starts knows nobody."""
+        until = time.monotonic() + within_s
+        while not self.lenders().usable and time.monotonic() < until:  # noqa: ASYNC110 - at a start that fails only
+            await asyncio.sleep(LOOK_S)
+        return bool(self.lenders().usable)
 
     async def rest(self, seconds: float) -> None:
         """Wait so long, or a second at least until what lenders offer has changed."""
@@ -195,10 +293,10 @@ class NodePooling:
             pass
 
     @asynccontextmanager
-    async def watching(self) -> AsyncGenerator[None]:
-        """While it runs, changes of what lenders offer are told, and the links to them are measured."""
+    async def watching(self, on_change: Callable[[], None]) -> AsyncGenerator[None]:
+        """While it runs, `on_change` is called when what lenders offer has changed, and links to them are measured."""
         tasks = [
-            asyncio.create_task(self._watch(), name="what lenders offer"),
+            asyncio.create_task(self._watch(on_change), name="what lenders offer"),
             asyncio.create_task(self._measure(), name="links to lenders"),
         ]
         try:
@@ -206,7 +304,7 @@ class NodePooling:
         finally:
             await cancel_and_wait(*tasks)
 
-    async def _watch(self) -> None:
+    async def _watch(self, on_change: Callable[[], None]) -> None:
         before = None
         while True:
             now = time.monotonic()
@@ -219,8 +317,7 @@ class NodePooling:
             if before is not None and key != before:
                 changed, self._changed = self._changed, asyncio.Event()
                 changed.set()
-                for callback in self._on_change:
-                    callback()
+                on_change()
             before = key
             await asyncio.sleep(LOOK_S)
 
@@ -229,26 +326,13 @@ class NodePooling:
             for lender in self.lenders().usable:
                 if time.monotonic() < self._links.get(lender.node_id, (0.0, 0.0))[1]:
                     continue
-                speed = 0.0
                 try:
-                    took_s = await self._link.measure(lender.address, MEASURE_BYTES)
-                    speed = MEASURE_BYTES / max(took_s - lender.rtt_s, 1e-6)
+                    speed = await self._link.measure(lender.address.url, MEASURE_BYTES)
                 except PeerError as error:
                     log.info("the link to %s is not measured: %s", lender.name, error)
-                until = time.monotonic() + MEASURED_FOR_S
-                if speed:
-                    self._links[lender.node_id] = (speed, until)
+                else:
+                    self._links[lender.node_id] = (speed, time.monotonic() + MEASURED_FOR_S)
             await asyncio.sleep(LEAST_REST_S)
-
-
-@dataclass(frozen=True, slots=True)
-class PooledFile:
-    """A model of this disk, and what is asked of its load."""
-
-    model_id: str
-    path: Path
-    facts: GgufFacts
-    asked: AskedLoad
 
 
 class PooledModel:
@@ -289,7 +373,7 @@ class PooledModel:
         """How it is loaded over the lenders of now, with so much free here: one way, which waits where none is."""
         lenders = self._pooling.lenders()
         try:
-            load, plan = self._planned(host_free_bytes, lenders)
+            load, plan = self._pooling.planned(self._file, host_free_bytes, lenders)
         except PooledMisfit:
             least = self._file.asked.judged.carried_by(self._file.facts.shape)
             return (LoadOption(least.context_tokens, least.slots, NO_BYTES, waits=True),)
@@ -297,21 +381,8 @@ class PooledModel:
         return (LoadOption(load.context_tokens, load.slots, need, nodes),)
 
     def hint(self, host_free_bytes: int) -> str:
-        """Over whom it would fit, as a sentence; empty where it would not."""
-        lenders = self._pooling.lenders()
-        try:
-            _, plan = self._planned(host_free_bytes, lenders)
-        except PooledMisfit:
-            return ""
-        return f"It would fit over {plan.over}: start this node with --pool to have it loaded there."
-
-    def _planned(self, host_free_bytes: int, lenders: Lenders) -> tuple[Load, PooledPlan]:
-        """Raises PooledMisfit, with the names of those that lend and are of no use."""
-        layers = self._pooling.layers_of(self._file.path, self._file.facts)
-        try:
-            return pooled_load(layers, self._file.asked, self._pooling.machines(host_free_bytes, lenders))
-        except PooledMisfit as error:
-            raise PooledMisfit(f"{error}{lenders.refusals}") from error
+        """See `NodePooling.hint`."""
+        return self._pooling.hint(self._file, host_free_bytes)
 
     async def load(self, option: LoadOption) -> Engine:
         """The engine over whoever lends now. Raises LenderLost where they do not hold it, and EngineFailed."""
@@ -320,7 +391,7 @@ class PooledModel:
         while True:
             lenders = self._pooling.lenders().without(refused)
             try:
-                load, plan = self._planned(await self._room(), lenders)
+                load, plan = self._pooling.planned(self._file, await self._room(), lenders)
             except PooledMisfit as error:
                 whom = whom_it_waits_for(self._nodes[1:], lenders)
                 raise LenderLost(whom, f"waiting for {whom}: {error}", RETRY_AFTER_S) from error

@@ -129,6 +129,16 @@ def _one_or_several(value: object) -> object:
     return [value] if isinstance(value, str | int) else value
 
 
+def _pool(value: object) -> object:
+    """`true`, or the names of lenders that are taken in any case."""
+    if isinstance(value, bool):
+        return value
+    names = cast("Sequence[object]", value) if isinstance(value, (list, tuple)) else ()
+    if names and all(isinstance(one, str) and one for one in names):
+        return tuple(names)
+    raise PydanticCustomError("pool", 'is neither true nor names of nodes: use true, or ["attic"]')
+
+
 MAX_ALSO_PORTS = 8
 PortNumber = Annotated[int, between(1, MAX_PORT)]
 Ports = Annotated[tuple[PortNumber, ...], Field(max_length=MAX_ALSO_PORTS), BeforeValidator(_one_or_several)]
@@ -136,6 +146,7 @@ Models = Annotated[Texts, Field(max_length=MOST_LOADED)]
 Upstreamed = Annotated[Texts, Field(max_length=MAX_UPSTREAMS)]
 ToolNames = Annotated[tuple[str, ...], BeforeValidator(_tool_names)]
 SandboxName = Annotated[str, AfterValidator(_sandbox)]
+PoolChoice = Annotated[bool | tuple[str, ...], BeforeValidator(_pool)]
 LogLevel = Annotated[str, AfterValidator(_level)]
 LogFormat = Annotated[str, AfterValidator(_log_format)]
 
@@ -146,6 +157,7 @@ class Settings:
 
     `ttl` is seconds, infinite for `never`; `memory`, `kv_disk` and `lend` bytes. `aliases`, `mcp`, `models`, `peers`,
     `routing`, `tool_instructions` and `upstreams` (its tables `[upstream.NAME]`) are in a configuration file only.
+    `pool` may be names of lenders that are taken whatever their link is like, in a configuration file.
     `upstream` names tables of it, rows of the table of providers, and base URLs; left empty, all of its tables count.
     """
 
@@ -172,6 +184,7 @@ class Settings:
     ttl: TimeToLive | None = None
     max_models: Annotated[int, between(1, MOST_LOADED)] | None = None
     memory: MemorySize | None = None
+    pool: PoolChoice = False
     kv_disk: MemorySize | None = None
     lend: LentSize = None
     aliases: AliasTable = field(default_factory=dict[str, str])

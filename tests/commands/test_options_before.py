@@ -34,7 +34,7 @@ VALUES = {
     "--fetch-images": (), "--record": (),
     "--allow-host": ("house",), "--allow-origin": ("http://house",), "--model": ("demo",),
     "--default-model": ("demo",), "--models-dir": ("there",), "--ttl": ("30m",), "--max-models": ("2",),
-    "--memory": ("8G",), "--kv-disk": ("8G",), "--lend": ("8G",), "--llama-server": ("/bin/sh",),
+    "--memory": ("8G",), "--kv-disk": ("8G",), "--lend": ("8G",), "--pool": (), "--llama-server": ("/bin/sh",),
     "--engines-dir": ("engines",),
     "--auto": (), "--engine": ("auto",), "--workers": ("2",), "--queue": ("9",), "--threads": ("1",),
     "--context": ("512",), "--isolate": (), "--in-process": (), "--votes": ("3",), "--strategy": ("medoid",),
