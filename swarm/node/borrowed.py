@@ -17,9 +17,9 @@ from typing import Protocol, cast
 
 import psutil
 
-from federation.byte_stream import Joined, Unread, joined
 from federation.errors import PeerError
 from federation.lending import MEMORY_ENDED, LendGrant, LendNews
+from federation.splice import SplicedEnd, spliced
 from federation.tasks import cancel_and_wait, report_crash
 from swarm.engines.engine import EnginePart
 from swarm.errors import LenderLost
@@ -48,8 +48,8 @@ class HeldMemory(Protocol):
         """What the lender says of it. Raises PeerError when it is gone: its connection broke off, or is silent."""
         ...
 
-    async def open_stream(self) -> Unread:
-        """A connection to the RPC server there, of which nothing was read. Raises PeerError."""
+    async def open_stream(self, end: SplicedEnd) -> None:
+        """Give `end` a connection to the RPC server there. Raises PeerError."""
         ...
 
     async def aclose(self) -> None:
@@ -210,7 +210,7 @@ class _LenderPort:
         self._on_lost = on_lost
         self._server: asyncio.Server | None = None
         self._joining: set[asyncio.Task[None]] = set()
-        self._streams: set[Joined] = set()
+        self._streams: set[SplicedEnd] = set()
         self.number = 0
 
     async def open(self) -> None:
@@ -218,7 +218,7 @@ class _LenderPort:
         self._server = await loop.create_server(lambda: _Knock(self._came), LOOPBACK, 0)
         self.number = int(self._server.sockets[0].getsockname()[1])
 
-    def _came(self, knock: Unread) -> None:
+    def _came(self, knock: asyncio.Transport) -> None:
         if len(self._streams) >= MOST_STREAMS or len(self._joining) >= MOST_STREAMS:
             knock.abort()
             return
@@ -227,36 +227,34 @@ class _LenderPort:
         task.add_done_callback(self._joining.discard)
         report_crash(task, log, f"{task.get_name()} was not made")
 
-    async def _join(self, knock: Unread) -> None:
-        lender = self._borrowing.lender
-        try:
-            host, port = cast("tuple[str, int]", knock.transport.get_extra_info("peername") or ("", 0))
-            if not await asyncio.to_thread(self._is_own, host, port, self.number):
-                log.warning("a program that is not this node's asked for the part on %s: it is not let in", lender.name)
-                knock.abort()
-                return
-            stream = await self._borrowing.lease.open_stream()
-        except PeerError as error:
-            self._on_lost(f"{error}")
-            knock.abort()
-            return
-        except BaseException:
-            knock.abort()
-            raise
-        ended_here = False
+    async def _join(self, knock: asyncio.Transport) -> None:
+        lender, ended_here = self._borrowing.lender, False
 
         def here() -> None:
             nonlocal ended_here
             ended_here = True
+            self._streams.discard(near)
 
         def there() -> None:
             if not ended_here:  # llama.cpp closes what it no longer needs; a lender never does
                 self._on_lost("its connection ended")
 
-        knock.on_end, stream.on_end = here, there
-        joint = joined(knock, stream)
-        self._streams.add(joint)
-        joint.over.add_done_callback(lambda _: self._streams.discard(joint))
+        near, far = spliced(here, there)
+        try:
+            host, port = cast("tuple[str, int]", knock.get_extra_info("peername") or ("", 0))
+            if not await asyncio.to_thread(self._is_own, host, port, self.number):
+                log.warning("a program that is not this node's asked for the part on %s: it is not let in", lender.name)
+                knock.abort()
+                return
+            near.take(knock)
+            self._streams.add(near)
+            await self._borrowing.lease.open_stream(far)
+        except PeerError as error:
+            self._on_lost(f"{error}")
+            knock.abort()
+        except BaseException:
+            knock.abort()
+            raise
 
     async def aclose(self) -> None:
         if self._server is not None:
@@ -266,13 +264,13 @@ class _LenderPort:
             stream.abort()
 
 
-class _Knock(Unread):
-    """A connection before it is known whose it is."""
+class _Knock(asyncio.Protocol):
+    """A connection before it is known whose it is: nothing of it is read."""
 
-    def __init__(self, came: Callable[[Unread], None]) -> None:
-        super().__init__()
+    def __init__(self, came: Callable[[asyncio.Transport], None]) -> None:
         self._came = came
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._came(self)
+        made = cast("asyncio.Transport", transport)
+        made.pause_reading()
+        self._came(made)

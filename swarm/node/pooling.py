@@ -17,12 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
-from federation.byte_stream import Unread
 from federation.client import PeerClient
 from federation.errors import PeerError, PeerStatusError
 from federation.lending import LendGrant, LendNews, LendRequest
 from federation.lending_client import HeldLease, lease_of, measured_bytes_per_s, open_byte_stream
 from federation.peer import Peer
+from federation.splice import SplicedEnd
 from federation.tasks import cancel_and_wait
 from hardware.pools import PoolName
 from swarm.engines.engine import Engine, EngineBuild, EngineSpec
@@ -104,8 +104,8 @@ class _MemberMemory:
     def news(self) -> AsyncIterator[LendNews]:
         return self._lease.news()
 
-    async def open_stream(self) -> Unread:
-        return await open_byte_stream(self._client, self._lease.url, self.grant.lease)
+    async def open_stream(self, end: SplicedEnd) -> None:
+        await open_byte_stream(self._client, self._lease.url, self.grant.lease, end)
 
     async def aclose(self) -> None:
         await self._stack.aclose()

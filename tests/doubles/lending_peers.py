@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from federation.advertisement import LendOffer, NodeDescription
-from federation.byte_stream import Unread
 from federation.errors import PeerBrokeOff, PeerRefused, PeerStatusError, PeerTimedOut
 from federation.hostport import Address
 from federation.lending import LendGrant, LendNews, LendRequest
 from federation.peer import Peer, PeerState, Source
+from federation.splice import SplicedEnd
 from swarm.registry.model_memory import MIB
 
 RPC = "7.0.0"
@@ -73,12 +73,11 @@ class LocalLease:
             if said.ended is not None:
                 return
 
-    async def open_stream(self) -> Unread:
+    async def open_stream(self, end: SplicedEnd) -> None:
         try:
-            _, stream = await asyncio.get_running_loop().create_connection(Unread, "127.0.0.1", self.server.port)
+            await asyncio.get_running_loop().create_connection(lambda: end, "127.0.0.1", self.server.port)
         except OSError as error:
             raise PeerBrokeOff(f"{self.lender.name}: {error}") from error
-        return stream
 
     async def aclose(self) -> None:
         if not self.closed:
