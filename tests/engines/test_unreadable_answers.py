@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
@@ -14,7 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from swarm.engines.llama_cpp.answers import SAMPLES
 from swarm.engines.llama_cpp.http import LlamaHttp
-from swarm.errors import EngineFailed, Unavailable
+from swarm.errors import EngineDied, EngineFailed, Unavailable
 from swarm.generation import Delta, Finish, GenerationRequest
 
 TOLD = "The model produced output that does not match the expected peg-native format"
@@ -41,6 +42,7 @@ class Scripted:
     def __init__(self) -> None:
         self.answers: list[Sequence[dict[str, Any]]] = []
         self.asked: list[dict[str, Any]] = []
+        self.stays = False  # it says no more, and ends nothing
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(await request.json())
@@ -51,6 +53,8 @@ class Scripted:
         await response.prepare(request)
         for chunk in chunks:
             await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+        if self.stays:
+            await asyncio.Event().wait()
         return response
 
     async def template(self, _: web.Request) -> web.Response:
@@ -146,3 +150,18 @@ async def test_other_failures_are_no_matter_of_the_sample(engine: LlamaHttp, scr
     with pytest.raises(EngineFailed, match="GPU"):
         await answer(engine, request())
     assert len(script.asked) == 1
+
+
+@pytest.mark.parametrize(("died", "error"), [(True, EngineDied), (False, Unavailable)])
+async def test_an_answer_that_waits_for_its_next_word_ends_when_the_engine_is_given_up(
+    engine: LlamaHttp, script: Scripted, died: bool, error: type[Exception]
+) -> None:
+    """Its process may be gone before the system tells of its sockets: aiohttp drops such a reader without a word."""
+    script.answers, script.stays = [[saying("Once")]], True
+    async with aclosing(engine.stream(request("none"), 1)) as events:
+        assert isinstance(await anext(events), Delta)
+        waiting = asyncio.ensure_future(anext(events))
+        await asyncio.sleep(0)
+        await engine.aclose(died)
+        with pytest.raises(error):
+            await asyncio.wait_for(waiting, 60.0)

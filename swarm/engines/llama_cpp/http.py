@@ -236,6 +236,7 @@ class LlamaHttp:
         self._without_a_slot = asyncio.Semaphore(WITHOUT_A_SLOT_AT_ONCE)
         self.silent: set[SilentCall] = set()  # the requests that wait for a byte, for the watcher
         self._unloaded = False
+        self._arriving_bodies: set[aiohttp.StreamReader] = set()
 
     def stream(self, request: GenerationRequest, n: int) -> EventStream:
         """Events of `n` answers; closing the iterator closes the socket, which stops the engine."""
@@ -472,6 +473,8 @@ class LlamaHttp:
         """Cut what is under way; `died`: because the engine has ended, and not because it is unloaded."""
         await self.prefill.aclose()
         self._unloaded = not died
+        for body in self._arriving_bodies:  # aiohttp forgets who reads one, who would wait for ever
+            body.set_exception(aiohttp.ClientPayloadError("the connection was closed"))
         await self._session.close()
 
     async def ask(self, path: str, body: ParsedJson | None) -> Any:
@@ -494,7 +497,11 @@ class LlamaHttp:
                 async with response:
                     if response.status != 200:
                         raise translate_error(response.status, await _error_body(response), prompt_field(body))
-                    yield response
+                    self._arriving_bodies.add(response.content)
+                    try:
+                        yield response
+                    finally:
+                        self._arriving_bodies.discard(response.content)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             # It never had the request, so that this says nothing against it.
             why = f"the engine is gone, and is about to be loaded again: {error or type(error).__name__}"
