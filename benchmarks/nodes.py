@@ -198,11 +198,11 @@ def relayed(node: NodeUnderTest) -> Generator[Relay]:
 
 
 @contextmanager
-def command_line_node(*options: str) -> Generator[CommandLineNode]:
-    """`swarm OPTIONS` on a free port with an empty data folder, from the command until SIGTERM."""
+def command_line_node(*options: str, program: Sequence[str] = ("-m", "swarm.cli")) -> Generator[CommandLineNode]:
+    """`swarm OPTIONS` on a free port with an empty data folder, until SIGTERM; or another `program`."""
     with tempfile.TemporaryDirectory() as data_dir, tempfile.TemporaryFile("w+") as errors:
         started = time.perf_counter()
-        child = _spawn(["-m", "swarm.cli", "--port", "0", "--data-dir", data_dir, *options], errors)
+        child = _spawn([*program, "--port", "0", "--data-dir", data_dir, *options], errors)
         try:
             lines = _first_line(child, "ready")
             ready_s = time.perf_counter() - started

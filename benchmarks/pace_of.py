@@ -35,7 +35,7 @@ from swarm.generation import Delta, GenerationRequest
 
 SEED = 20_261_202
 MOST = 8  # answers at once
-LENGTHS = (16, 64, 128, 256, 512, 1024, 2048)  # of prompts
+LENGTHS = (16, 64, 128, 256, 512, 1024, 1536, 2048)  # of prompts
 STEPS = 32  # of an answer whose steps are measured
 CONTEXT_TOKENS = 4096
 COMMON_WORDS = (
@@ -126,7 +126,7 @@ async def measured(engine: Engine, rounds: int) -> Pace:
     steps: list[float] = []
     for answers in range(1, MOST + 1):
         took = [await step_s(engine, dice, answers) for _ in range(rounds)]
-        steps.append(max(statistics.median(took), steps[-1] if steps else 0.0))
+        steps.append(statistics.median(took))
         progress(f"a step of {answers}: {1000 * steps[-1]:.1f} ms ({1000 * min(took):.1f} to {1000 * max(took):.1f})")
     long = statistics.median([await step_s(engine, dice, 1, 2048) for _ in range(rounds)])
     context_s = max(0.0, (long - steps[0]) / 2048)

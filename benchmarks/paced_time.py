@@ -18,6 +18,8 @@ from typing import Any, Self
 
 SLICE_TOKENS = 512
 WHOLE_TOKENS = 512
+LEAST_SLICE_TOKENS = 64
+MOST_SIMPLE = 64  # answers at once of an engine that `Pace.simple` describes
 BATCH_TOKENS = 2048  # of prompts in one step, as the node sets llama.cpp up
 
 
@@ -25,14 +27,16 @@ BATCH_TOKENS = 2048  # of prompts in one step, as the node sets llama.cpp up
 class Pace:
     """How fast an engine is.
 
-    `step_s` is what one token of each of 1, 2, 3, ... answers takes, with nothing in their contexts; beyond the last it
-    grows as between the last two. Each token in a context makes a step longer by `context_s`. `read_s` has rising pairs
-    of a prompt's tokens and the seconds to read it, alone, from its beginning; between them it is straight, and beyond
-    the last as between the last two. An answer that goes on while a prompt is read makes that step longer by
-    `beside_s`.
+    `step_s` is what one token of each of 1, 2, 3, ... answers takes, with nothing in their contexts: not always more
+    for more, since some numbers suit a processor better. Beyond the last each answer takes its share of that. Each
+    token in a context makes a step longer by `context_s`. `read_s` has rising pairs of a prompt's tokens and the
+    seconds to read it, alone, from its beginning; between them it is straight, and beyond the last as between the last
+    two. An answer that goes on while a prompt is read makes that step longer by `beside_s`.
 
     A prompt that has at most `whole_tokens` to be read is read in one step; of a longer one each slice is a request of
-    its own (`llama_cpp/prefill.py`), so that the answers that run have a step to themselves between two of them.
+    its own (`llama_cpp/prefill.py`), so that the answers that run have a step to themselves between two of them. Slices
+    are to take equally long, however many long prompts are read at once: each has its share of `slice_tokens`, but no
+    less than LEAST_SLICE_TOKENS.
     """
 
     step_s: tuple[float, ...]
@@ -44,8 +48,8 @@ class Pace:
     batch_tokens: int = BATCH_TOKENS
 
     def __post_init__(self) -> None:
-        if not self.step_s or self.step_s[0] <= 0 or any(b < a for a, b in pairwise(self.step_s)):
-            raise ValueError(f"steps of 1, 2, ... answers take {self.step_s} s: give times above 0 that never fall")
+        if not self.step_s or min(self.step_s) <= 0:
+            raise ValueError(f"steps of 1, 2, ... answers take {self.step_s} s: give times above 0")
         if (
             not self.read_s
             or self.read_s[0][0] < 1
@@ -65,8 +69,7 @@ class Pace:
 
         `batch_efficiency` 1: any number of answers is written as fast as one; 0: they share the speed of one.
         """
-        one_s = 1 / decode_tps
-        steps = (one_s, one_s * (1 + (1 - batch_efficiency)))
+        steps = tuple((1 + more * (1 - batch_efficiency)) / decode_tps for more in range(MOST_SIMPLE))
         return cls(steps, ((1, 1 / prefill_tps),))
 
     @classmethod
@@ -98,8 +101,7 @@ class Pace:
         known = len(self.step_s)
         if answers <= known:
             return self.step_s[answers - 1] if answers else 0.0
-        growth = self.step_s[-1] - self.step_s[-2] if known > 1 else self.step_s[-1]
-        return self.step_s[-1] + (answers - known) * growth
+        return self.step_s[-1] * answers / known
 
     def reading_s(self, tokens: int) -> float:
         """A prompt of so many tokens, from its beginning."""
@@ -270,11 +272,13 @@ class PacedMachine:
         reading: list[tuple[PacedJob, int]] = []
         slices: list[tuple[int, int]] = []
         room = self.pace.batch_tokens
+        sharing = max(1, sum(job.reading and job.sliced for job in self._running))
+        part = max(self.pace.slice_tokens // sharing, min(LEAST_SLICE_TOKENS, self.pace.slice_tokens))
         for job in self._running:
             if job.reading and job.rests and writing:
                 job.rests = False
             elif job.reading and room > 0:
-                most = self.pace.slice_tokens if job.sliced else self.pace.batch_tokens
+                most = part if job.sliced else self.pace.batch_tokens
                 end = min(job.position + min(most, room), len(job.prompt))
                 room -= end - job.position
                 reading.append((job, end))

@@ -431,6 +431,7 @@ def main() -> int:
     )
     args = made.parse_args()
     environment = read_environment()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs come without it
     signal.signal(signal.SIGTERM, _as_ctrl_c)
     figures: list[Figure] = []
     failed: list[str] = []
