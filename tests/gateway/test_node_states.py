@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from federation.advertisement import LendOffer
 from federation.errors import PeerProtocolError
 from swarm.engines.engine import Capabilities
 from swarm.gateway.observing.board import BOARD
@@ -187,3 +188,29 @@ async def test_three_real_nodes_show_each_other_while_somebody_looks() -> None:
             return {name for name in names if name.startswith(("looks at the nodes of the swarm", "asks "))}
 
         await eventually(lambda: not at_work())  # a swarm that nobody looks at costs nothing
+
+
+async def test_who_looks_later_sees_nothing_of_what_was_told_to_who_looked_before() -> None:
+    """One picture is all that `swarm top --once` takes: it must not be that of an hour ago."""
+    lent: list[LentEntry] = []
+    offer = LendOffer(bytes_free=2**30, bytes_total=2**30, build="b11434", rpc="7.0.0")
+    lends = NodeOptions(lends=offer, lent=lambda: tuple(lent))
+    async with (
+        RunningNode("attic", options=lends) as attic,
+        RunningNode("kitchen", options=NodeOptions(peers=(attic.address,))) as kitchen,
+    ):
+        board = kitchen.app[BOARD]
+
+        def told_by_attic() -> dict[str, Any] | None:
+            shown = json.loads(board.since(0, ("node",)) or "{}").get("node", {}).get(attic.id)
+            return shown if shown is not None and shown["source"] == "peer" else None
+
+        with board.watching(("node",)):
+            await eventually(lambda: told_by_attic() is not None)
+        lent.append(LentEntry(node="kitchen", model="m", bytes=2**29))
+        with board.watching(("node",)):
+            assert told_by_attic() is None
+            await eventually(lambda: told_by_attic() is not None)
+            told = told_by_attic()
+            assert told is not None
+            assert told["lending"]["lent"] == [{"node": "kitchen", "model": "m", "bytes": 2**29, "pool": "ram"}]

@@ -377,6 +377,8 @@ class NodeStates:
 
     def _watched(self, begins: bool) -> None:
         if begins and self._looking is None:
+            self._told = {}  # what was told to who looked before is old: nobody kept it up to date since
+            self.board.only("node", {})
             self._looking = asyncio.create_task(self._look_again_and_again(), name="looks at the nodes of the swarm")
         elif not begins and self._looking is not None:
             self._looking.cancel()
