@@ -1,6 +1,6 @@
 """Whether what is forecast of a pooled model is what it then does: tokens/s expected and measured, far and near.
 
-    python benchmarks/pooled_forecast.py [--quick] [--json FILE]
+    python benchmarks/pooled_forecast.py [--models smollm2 random] [--lenders 0 1 2] [--rounds N] [--json FILE]
 
 The engine that a node would start (`swarm/engines/llama_cpp`), with the layers of SmolLM2-135M and of a random model in
 the shape of Qwen2.5-0.5B dealt to one and two `ggml-rpc-server` of the same build (SWARM_TEST_ENGINES), at once and
@@ -258,18 +258,22 @@ async def compared(
     return plan, best
 
 
-async def forecasts(rounds: int, trips_ms: Sequence[float]) -> list[Figure]:
+async def forecasts(
+    names: Sequence[str], numbers: Sequence[int], rounds: int, trips_ms: Sequence[float]
+) -> list[Figure]:
     build = made_engine("llama-server")
     snapshot = probe_hardware()
     speed = weights_bytes_per_s(snapshot, ModelMemory("ram", snapshot.memory.free_bytes), 1, native=True)
     progress(f"weights are read with {speed / 1e9:.1f} GB/s, as this machine says")
     (smollm2,) = [choice for choice in Catalogue.load().choices() if choice.id == SMOLLM2]
     kept = user_cache_path("local-swarm-bench", appauthor=False, ensure_exists=True)
-    models = {"SmolLM2-135M": download_choice(smollm2, kept / "models"), "random 0.5B": random_model(24)}
+    makers = {
+        "smollm2": lambda: ("SmolLM2-135M", download_choice(smollm2, kept / "models")),
+        "random": lambda: ("random 0.5B", random_model(24)),
+    }
     figures: list[Figure] = []
-    for name, path in models.items():
-        cases = [(0, 0.0), *((lenders, trip) for lenders in (1, 2) for trip in trips_ms)]
-        for lenders, trip in cases:
+    for name, path in (makers[name]() for name in names):
+        for lenders, trip in [(number, trip) for number in numbers for trip in (trips_ms if number else (0.0,))]:
             plan, best = await compared(name, path, build, speed, lenders, trip, rounds)
             assert plan.tokens_per_s is not None
             where = f"{name}, {lenders} lenders, {trip:g} ms" if lenders else f"{name}, alone"
@@ -284,10 +288,16 @@ def main() -> None:
     if sys.argv[1:2] == ["--line"]:
         line(float(sys.argv[2]), int(sys.argv[3]))
         return
-    arguments = parser(__doc__).parse_args()
+    made = parser(__doc__)
+    made.add_argument("--models", nargs="+", choices=("smollm2", "random"), default=("smollm2", "random"))
+    made.add_argument("--lenders", nargs="+", type=int, choices=(0, 1, 2), default=(0, 1, 2), metavar="N")
+    made.add_argument("--rounds", type=int, metavar="N", help="default 5")
+    arguments = made.parse_args()
     environment = read_environment()
-    rounds, trips = (2, (0.0, 10.0)) if arguments.quick else (5, ROUND_TRIPS_MS)
-    publish(environment, asyncio.run(forecasts(rounds, trips)), arguments.json)
+    rounds = arguments.rounds or (2 if arguments.quick else 5)
+    trips_ms = (0.0, 10.0) if arguments.quick else ROUND_TRIPS_MS
+    figures = asyncio.run(forecasts(arguments.models, arguments.lenders, rounds, trips_ms))
+    publish(environment, figures, arguments.json)
 
 
 if __name__ == "__main__":
