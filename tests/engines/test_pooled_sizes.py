@@ -12,12 +12,15 @@ import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf import GGUFWriter
 
-from benchmarks.random_model import Shape, write_model
+from benchmarks.random_model import Shape, write_model, write_tokenizer
 from swarm.engines.engine import EngineBuild, EnginePart, EngineSpec
 from swarm.engines.llama_cpp.llama_program import LlamaProgram, command, listening_port, options_in
 from swarm.engines.llama_cpp.server_host import Batching
+from swarm.registry.embedded import embedded_model_path
 from swarm.registry.gguf_header import read_layers
 from swarm.registry.layer_sizes import LayerSizes
 from swarm.registry.model_memory import MIB, UBATCH_TOKENS, Load
@@ -47,6 +50,54 @@ def wide_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("wide") / "wide.gguf"
     write_model(path, 8, shape=Shape(hidden=256, heads=4, kv_heads=2, feed_forward=1408, vocabulary=20_000))
     return path
+
+
+@pytest.fixture(scope="module")
+def mixture_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six layers of eight experts, of which two are chosen for a token; with an output matrix of its own."""
+    path, random = tmp_path_factory.mktemp("mixture") / "mixture.gguf", np.random.default_rng(1)
+    hidden, heads, kv_heads, feed_forward, vocabulary, experts, blocks = 256, 4, 4, 512, 20_000, 8, 6
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(8192)
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(blocks)
+    writer.add_feed_forward_length(feed_forward)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(kv_heads)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_expert_count(experts)
+    writer.add_expert_used_count(2)
+    write_tokenizer(writer, embedded_model_path(), vocabulary)
+
+    def tensor(name: str, *sizes: int) -> None:
+        writer.add_tensor(f"{name}.weight", random.standard_normal(sizes, dtype=np.float32) * np.float32(0.02))
+
+    tensor("token_embd", vocabulary, hidden)
+    for block in (f"blk.{number}." for number in range(blocks)):
+        for norm in ("attn_norm", "ffn_norm"):
+            tensor(block + norm, hidden)
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output"):
+            tensor(block + part, hidden, hidden)
+        tensor(block + "ffn_gate_inp", experts, hidden)
+        tensor(block + "ffn_gate_exps", experts, feed_forward, hidden)
+        tensor(block + "ffn_up_exps", experts, feed_forward, hidden)
+        tensor(block + "ffn_down_exps", experts, hidden, feed_forward)
+    tensor(
+        "output_norm", hidden
+    )  # behind the blocks: what lies between two tensors of the host's counts as mapped there
+    tensor("output", vocabulary, hidden)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file(progress=False)
+    writer.close()
+    return path
+
+
+@pytest.fixture(params=[("wide_model", (3, 4, 2)), ("mixture_model", (2, 3, 2)), ("demo_model", (2, 1, 2))])
+def dealt(request: pytest.FixtureRequest) -> tuple[Path, tuple[int, ...]]:
+    """A model, and how many of its layers each of three machines has."""
+    name, counts = request.param
+    return request.getfixturevalue(name), counts
 
 
 async def said_by(words: list[str]) -> str:
@@ -100,12 +151,11 @@ def weights(layers: LayerSizes, of: range) -> int:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads a process's memory in /proc")
-@pytest.mark.parametrize(("model", "counts"), [("wide_model", (3, 4, 2)), ("demo_model", (2, 1, 2))])
 async def test_each_machine_takes_what_is_planned_for_it(
-    build: EngineBuild, model: str, counts: tuple[int, ...], request: pytest.FixtureRequest
+    build: EngineBuild, dealt: tuple[Path, tuple[int, ...]]
 ) -> None:
-    path: Path = request.getfixturevalue(model)
-    layers = read_layers(path)
+    path, counts = dealt
+    layers = await asyncio.to_thread(read_layers, path)
     names = ("attic", "hall")
     machines = [PoolMachine("here", None, 1 << 40, None), *(PoolMachine(name, name, 1 << 40, None) for name in names)]
     plan = laid_out(layers, LOAD, machines, counts)
@@ -130,3 +180,8 @@ async def test_each_machine_takes_what_is_planned_for_it(
             assert bound / 8 < taken["compute"] <= bound
             assert sum(taken.values()) < share.bytes
             assert peak_bytes(server) < share.bytes, "while its tensors arrive, too"
+
+
+def test_of_a_mixture_two_experts_of_eight_are_read(mixture_model: Path) -> None:
+    block = read_layers(mixture_model).blocks[0]
+    assert 0.25 < block.read_bytes / block.weights_bytes < 0.45
