@@ -9,7 +9,7 @@ import asyncio
 import os
 import shutil
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,19 +116,28 @@ class _CountedEnd(SplicedEnd):
 
 @asynccontextmanager
 async def way_to(lent: Lent, lease: HeldLease) -> AsyncGenerator[int]:
+    """As `way_over`; what llama.cpp sends is counted."""
+    async with way_over(lent.client, lent.url, lease, lambda: _CountedEnd(lent.sent)) as port:
+        yield port
+
+
+@asynccontextmanager
+async def way_over(
+    client: PeerClient, url: str, lease: HeldLease, near_end: Callable[[], SplicedEnd] = SplicedEnd
+) -> AsyncGenerator[int]:
     """A port of loopback whose connections lead to the lease's RPC server, as a host has one for its llama.cpp."""
     tasks: set[asyncio.Task[None]] = set()
     ends: list[tuple[SplicedEnd, SplicedEnd]] = []
 
     def accepted() -> asyncio.Protocol:
         far = SplicedEnd()
-        near = _CountedEnd(lent.sent)
+        near = near_end()
         near.join(far)
         ends.append((near, far))
 
         async def lead() -> None:
             try:
-                await open_byte_stream(lent.client, lent.url, lease.grant.lease, far)
+                await open_byte_stream(client, url, lease.grant.lease, far)
             except Exception:
                 near.close()
                 raise
