@@ -247,7 +247,6 @@ def measured(quick: bool) -> list[Figure]:
                     prompts[side].append(read)
                     answers[side].append(written)
                     progress(f"{('ours', 'direct')[side]}: {read:.1f} read, {written:.1f} written")
-    over = "over two lenders / llama.cpp's own RPC"
     return [
         Figure("round trip of 64 bytes, added", "µs", tuple(added), Target("at most", 300.0)),
         Figure("upload over one stream", "MB/s", tuple(speeds)),

@@ -21,9 +21,11 @@ from swarm.gateway.http.access import AccessRules, digest
 from swarm.node.access import given_keys
 from swarm.node.discovery import chosen_addresses
 from swarm.node.engines import NodeEngines
+from swarm.node.lending import lending_parts, wanted_bytes
 from swarm.node.pairing import own_membership
 from swarm.node.settings import Settings
 from swarm.node.tools import read_tool_plan
+from swarm.registry.model_memory import size_text
 from swarm.tools.plan import AUTO, parse_sandbox
 from swarm.tools.sandboxed_process import find_sandbox
 
@@ -45,6 +47,7 @@ def examine_machine(settings: Settings) -> Iterator[Finding]:
     yield from _engines(settings, snapshot)
     yield machine_checks.check_disk(machine_probes.probe_data_folder(settings.data_path))
     yield from _tools(settings)
+    yield from _lending(settings, snapshot)
     key_files = ((settings.api_key_file, "--api-key-file"), (settings.admin_key_file, "--admin-key-file"))
     yield machine_checks.check_keys(machine_probes.probe_keys(settings.data_path, key_files))
     yield machine_checks.check_requirements(
@@ -63,6 +66,20 @@ def _engines(settings: Settings, snapshot: HardwareSnapshot) -> Iterator[Finding
     if gpu is not None:
         yield gpu
     yield from machine_checks.check_engine_problems(engines.problems())
+
+
+def _lending(settings: Settings, snapshot: HardwareSnapshot) -> Iterator[Finding]:
+    """Whether this machine can lend what --lend says."""
+    if settings.lend is None:
+        return
+    try:
+        parts = lending_parts(settings, snapshot)
+        size_bytes = wanted_bytes(None if settings.lend == "half" else settings.lend, parts)
+    except SetupError as error:
+        yield fail("lending", f"a node with --lend does not start: {error}", "do what it says, or leave out --lend")
+        return
+    where = f"{parts.program.path} ({parts.program.build})"
+    yield ok("lending", f"{size_text(size_bytes)} can be lent to members of a paired swarm, by {where} in bwrap")
 
 
 def _tools(settings: Settings) -> Iterator[Finding]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import socket
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,11 @@ DRAIN_S: Final = 30.0  # that guests get to end what they answer, and to plan an
 TRIAL_BYTES: Final = 64 * MIB
 SHARE_LENT: Final = 2  # half of the machine's memory, where no size is given
 CACHE_WAIT_S: Final = 1.0
+LOOK_S: Final = 1.0  # between two looks at what the machine has free
+TOLD_BYTES: Final = 64 * MIB  # steps in which peers are told what is free: a description that changes is sent anew
 CACHE_FOLDER: Final = "lent-weights"  # in the data directory
+
+Prune = Callable[[], Awaitable[None]]
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +139,8 @@ class NodeLending:
         self._say = say
         self._drain_s = drain_s
         self._free: FreeMemory | None = None
+        self._free_bytes: int | None = None  # when it was read last, at that instant
+        self._read_at = -math.inf
         self._bytes_per_s: float | None = None
         self._stopping: set[asyncio.Task[None]] = set()
         self._parts: LendingParts | None = None
@@ -265,8 +272,9 @@ class NodeLending:
         memory, parts = self._looked(), self._parts
         if memory is None or parts is None or not self._is_paired() or (memory.draining and not memory.parts):
             return None
+        free_bytes = memory.free_bytes(self._room_bytes())
         return LendOffer(
-            bytes_free=memory.free_bytes(self._room_bytes()),
+            bytes_free=free_bytes - free_bytes % TOLD_BYTES,
             bytes_total=memory.limit_bytes,
             build=memory.build,
             rpc=memory.rpc,
@@ -297,9 +305,15 @@ class NodeLending:
     def _room_bytes(self) -> int | None:
         """What this machine has free beside its reserve: of RAM only, which is read in less than a millisecond."""
         assert self._parts is not None
-        pool = self._parts.pool
-        free = None if self._free is None or pool.startswith("vram") else self._free.read([pool]).get(pool)
-        return None if free is None else free - reserve_of(self._parts.total_bytes)
+        pool, now = self._parts.pool, time.monotonic()
+        if self._free is not None and not pool.startswith("vram") and now - self._read_at >= LOOK_S:
+            self._read_at, self._free_bytes = now, self._free.read([pool]).get(pool)
+        return None if self._free_bytes is None else self._free_bytes - reserve_of(self._parts.total_bytes)
+
+    async def _prune(self) -> None:
+        """Keep no more tensors than is lent, where nobody uses any."""
+        if self._memory is not None and self._parts is not None and not any(map(_is_held, self._caches.values())):
+            await asyncio.to_thread(pruned, self._parts.cache, self._memory.limit_bytes)
 
     # What guests ask for
 
@@ -312,7 +326,7 @@ class NodeLending:
         now = time.monotonic()
         _allowed(memory.refusal(guest, request, self._room_bytes(), now))
         part = memory.take(secrets.token_hex(LEASE_CHARS // 2), guest, self._name_of(guest), request, now)
-        lease = self._leases[part.lease] = _Lease(part, parts, memory, self._caches[guest])
+        lease = self._leases[part.lease] = _Lease(part, parts, memory, self._caches[guest], self._prune)
         log.info("%s (%s)", part.words, size_text(part.bytes))
         try:
             yield lease
@@ -340,6 +354,10 @@ def lending_words(lending: Lending) -> str:
     return f"{total} of memory to members of this swarm{least} (llama.cpp {lending.build}; `swarm lend off` ends it)"
 
 
+def _is_held(lock: asyncio.Lock) -> bool:
+    return lock.locked()
+
+
 def _allowed(refused: LendingRefused | None) -> None:
     """Raises Forbidden where it is refused."""
     if refused is not None:
@@ -349,13 +367,16 @@ def _allowed(refused: LendingRefused | None) -> None:
 class _Lease:
     """One lease and its server, from the grant to the end."""
 
-    def __init__(self, part: LentPart, parts: LendingParts, memory: LentMemory, cache: asyncio.Lock) -> None:
+    def __init__(
+        self, part: LentPart, parts: LendingParts, memory: LentMemory, cache: asyncio.Lock, prune: Prune
+    ) -> None:
         self.part = part
         self.ended: RpcEnd | None = None
         self.gone = asyncio.Event()
         self._parts = parts
         self._memory = memory
         self._cache = cache
+        self._prune = prune
         self._server: RpcServer | None = None
         self._news: asyncio.Queue[LendNews] = asyncio.Queue()
 
@@ -389,6 +410,7 @@ class _Lease:
             yield await asyncio.to_thread(cache_for, self._parts.cache, self.part.guest, self.part.bytes)
         finally:
             self._cache.release()
+            await self._prune()
 
     @asynccontextmanager
     async def _serving(self, plan: RpcPlan) -> AsyncGenerator[None]:

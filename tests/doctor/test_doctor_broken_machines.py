@@ -173,3 +173,16 @@ def test_a_peer_that_is_down_or_no_address_is_named(settings: Settings) -> None:
     down = f"127.0.0.1:{settings.port}"
     assert "cannot be reached" in failed(examine_network(replace(settings, peer=(down,))))[f"peer {down}"]
     assert "'port'" in failed(examine_network(replace(settings, peer=("host:port",))))["peers"]
+
+
+def test_a_machine_that_cannot_lend_what_it_is_to_lend_fails(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing is said of lending where nobody asked for it."""
+    assert "lending" not in failed(examine_machine(settings))
+    monkeypatch.setattr("swarm.node.lending.find_sandbox", lambda *_, **__: NO_BWRAP)
+    found = failed(examine_machine(replace(settings, lend="half")))
+    assert "bwrap is not installed" in found["lending"]
+    monkeypatch.setattr("swarm.node.lending.find_sandbox", lambda *_, **__: BARE)
+    monkeypatch.setattr("swarm.node.lending.builds_of", lambda *_: ())
+    assert "`swarm engines install native`" in failed(examine_machine(replace(settings, lend="half")))["lending"]
