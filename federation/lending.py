@@ -26,6 +26,7 @@ LENDING_DRAINS: Final = "lending_drains"
 NOT_ENOUGH_LENT: Final = "not_enough_lent"
 OTHER_BUILD: Final = "other_llama_cpp"
 NO_SUCH_LEASE: Final = "no_such_lease"
+TOO_MANY_STREAMS: Final = "too_many_streams"
 # How a lease ended, said by the lender while it still can. A host plans anew after each; after MEMORY_ENDED and
 # SERVER_ENDED the lender is at fault, or what it was given to compute.
 DRAINED: Final = "drained"

@@ -53,7 +53,7 @@ from swarm.tools.plan import SandboxChoice
 from swarm.tools.sandbox import Sandbox
 from swarm.tools.sandboxed_process import NoSandbox, find_sandbox
 from swarm.workers.ledger import Holding, reserve_of
-from swarm.workers.lent_memory import LendingRefused, LentMemory, LentPart
+from swarm.workers.lent_memory import LendingRefused, LentMemory, LentPart, too_many_streams
 
 DRAIN_S: Final = 30.0  # that guests get to end what they answer, and to plan anew: as much as answers get of a node
 TRIAL_BYTES: Final = 64 * MIB
@@ -338,13 +338,15 @@ class NodeLending:
             if end is not None and end.code != DRAINED:
                 self._say(f"* {part.words} ended: {end.words}")
 
-    async def connect(self, guest: str, lease: str) -> socket.socket:
+    @asynccontextmanager
+    async def connected(self, guest: str, lease: str) -> AsyncGenerator[socket.socket]:
         """See `Lender`."""
         memory = self._memory
         if memory is None:
             raise Forbidden("this node lends no memory: start it with --lend", NOT_LENDING)
         _allowed(memory.check(guest, lease))
-        return await self._leases[lease].connect()
+        async with self._leases[lease].connected() as connection:
+            yield connection
 
 
 def lending_words(lending: Lending) -> str:
@@ -378,6 +380,7 @@ class _Lease:
         self._cache = cache
         self._prune = prune
         self._server: RpcServer | None = None
+        self._streams = 0  # that there are, or are being made
         self._news: asyncio.Queue[LendNews] = asyncio.Queue()
 
     @property
@@ -435,11 +438,17 @@ class _Lease:
             if news.ended is not None:
                 return
 
-    async def connect(self) -> socket.socket:
-        """A connection to its server. Raises EngineFailed."""
+    @asynccontextmanager
+    async def connected(self) -> AsyncGenerator[socket.socket]:
+        """A connection to its server, counted while the block runs. Raises EngineFailed, Forbidden for one too many."""
         if self._server is None:
             raise EngineFailed("its RPC server does not run yet")
-        return await self._server.connect()
+        _allowed(too_many_streams(self._streams))
+        self._streams += 1
+        try:
+            yield await self._server.connect()
+        finally:
+            self._streams -= 1
 
     def tell(self, news: LendNews) -> None:
         self._news.put_nowait(news)

@@ -16,6 +16,7 @@ from federation.lending import (
     NO_SUCH_LEASE,
     NOT_ENOUGH_LENT,
     OTHER_BUILD,
+    TOO_MANY_STREAMS,
     LendRequest,
     same_llama_cpp,
 )
@@ -162,3 +163,13 @@ class LentMemory:
             )
             for part in self._parts.values()
         ]
+
+
+def too_many_streams(there: int) -> LendingRefused | None:
+    """Why a lease with so many connections to its server gets no other; None where it does.
+
+    The server answers one at a time, so that each more of them only waits, and costs this node two descriptors.
+    """
+    if there < MOST_STREAMS:
+        return None
+    return LendingRefused(TOO_MANY_STREAMS, f"this lease has {there} connections, which is all that one gets")

@@ -6,7 +6,10 @@ import asyncio
 import socket
 import struct
 
-HELLO, ALLOC_BUFFER, BUFFER_CLEAR = 14, 0, 5  # of `enum rpc_cmd` in ggml-rpc.cpp
+# Of `enum rpc_cmd` in ggml-rpc.cpp.
+HELLO, ALLOC_BUFFER, BUFFER_GET_BASE, BUFFER_CLEAR = 14, 0, 3, 5
+SET_TENSOR, SET_TENSOR_HASH, GET_TENSOR, GRAPH_COMPUTE = 6, 7, 8, 10
+_TENSOR = struct.Struct("<QIQ4I4II16ii10QQQQ64si")  # `struct rpc_tensor`, packed
 
 
 class RpcTalk:
@@ -43,3 +46,18 @@ class RpcTalk:
         payload = struct.pack("<QB", pointer, 7)
         self._writer.write(struct.pack("<BQ", BUFFER_CLEAR, len(payload)) + payload)
         await self._writer.drain()
+
+    def stop_reading(self) -> None:
+        """Take nothing more of what comes."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def send(self, command: int, payload: bytes) -> None:
+        """Without waiting for an answer."""
+        self._writer.write(struct.pack("<BQ", command, len(payload)) + payload)
+
+    async def part_of(self, pointer: int, size_bytes: int) -> bytes:
+        """The payload of GET_TENSOR for the beginning of a buffer, as a tensor of bytes."""
+        (base,) = struct.unpack("<Q", await self.ask(BUFFER_GET_BASE, struct.pack("<Q", pointer)))
+        int8, shape, strides = 24, (size_bytes, 1, 1, 1), (1, size_bytes, size_bytes, size_bytes)
+        tensor = _TENSOR.pack(1, int8, pointer, *shape, *strides, 0, *[0] * 16, 0, *[0] * 10, 0, 0, base, b"", 0)
+        return tensor + struct.pack("<QQ", 0, size_bytes)

@@ -14,11 +14,12 @@ from federation.lending import (
     NO_SUCH_LEASE,
     NOT_ENOUGH_LENT,
     OTHER_BUILD,
+    TOO_MANY_STREAMS,
     LendRequest,
 )
 from swarm.registry.model_memory import GIB, MIB
 from swarm.workers.ledger import NoRoom, Room, Wanted, make_room
-from swarm.workers.lent_memory import BARRED_S, MOST_LEASES, LentMemory
+from swarm.workers.lent_memory import BARRED_S, MOST_LEASES, MOST_STREAMS, LentMemory, too_many_streams
 
 
 def request(size_bytes: int = GIB, **more: Any) -> LendRequest:
@@ -161,3 +162,10 @@ def test_whatever_happens_no_more_is_lent_than_is_lent_out(
         assert 0 <= memory.free_bytes(room_bytes) <= memory.limit_bytes - memory.lent_bytes
         assert len(memory.holdings("ram")) == len(memory.parts)
         assert all(not holding.removable and not holding.drainable for holding in memory.holdings("ram"))
+
+
+def test_a_lease_has_few_connections() -> None:
+    assert too_many_streams(MOST_STREAMS - 1) is None
+    refused = too_many_streams(MOST_STREAMS)
+    assert refused is not None
+    assert (refused.code, str(MOST_STREAMS) in refused.words) == (TOO_MANY_STREAMS, True)

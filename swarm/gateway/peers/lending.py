@@ -73,8 +73,11 @@ class Lender(Protocol):
         """
         ...
 
-    async def connect(self, guest: str, lease: str) -> socket.socket:
-        """A connection to the server of that lease. Raises Forbidden for another's, or none; EngineFailed."""
+    def connected(self, guest: str, lease: str) -> AbstractAsyncContextManager[socket.socket]:
+        """A connection to the server of that lease, which the block takes over, and is counted as long as it runs.
+
+        Raises Forbidden for another's lease, for none, and for more connections than one has; EngineFailed.
+        """
         ...
 
 
@@ -144,7 +147,12 @@ async def stream_of_bytes(request: web.Request, lender: Lender, guest: str) -> w
     transport = request.transport
     if not isinstance(transport, asyncio.Transport):
         raise ConnectionResetError("it left before its turn")
-    connection = await lender.connect(guest, request.headers.get(wire.LEASE_HEADER, ""))
+    async with lender.connected(guest, request.headers.get(wire.LEASE_HEADER, "")) as connection:
+        return await joined(request, transport, connection)
+
+
+async def joined(request: web.Request, transport: asyncio.Transport, connection: socket.socket) -> web.StreamResponse:
+    """The request's connection and that to the RPC server as one, until either ends."""
     _give_up_on_silence(transport)
     server_lost = asyncio.Event()
     host, server = spliced(lambda: None, server_lost.set)
