@@ -30,7 +30,7 @@ from federation.peer import Source
 from federation.peer_table import PeerTable
 from federation.probing import ProbeAnswer, Sight, read_reply, reply_to
 from swarm.consensus.options import Strategy
-from swarm.generation import GenerationRequest
+from swarm.generation import GenerationRequest, Usage
 from swarm.routing.policy import VoteOptions
 from tests.doubles.running_node import NodeOptions, RunningNode, ready
 from tests.doubles.scripted_engine import ScriptedEngine, saying
@@ -44,6 +44,7 @@ NAMES = (
 WANTED = "qwen3:8b:q4_k_m"
 PORT = 17615
 SLOTS = 4
+MEASURED = 50  # places whose speed this node has measured of late
 
 
 @dataclass(slots=True)
@@ -134,6 +135,8 @@ async def planning(nodes: int, models: int, calls: int) -> list[Figure]:
         node.membership.alive = table.alive  # type: ignore[method-assign]  # as if they had been met
         for what, (model, options) in REQUESTS.items():
             request = GenerationRequest(model=model, messages=({"role": "user", "content": "Tell a story."},))
+            for told in node.dispatcher.replicas()[:MEASURED]:
+                node.dispatcher._router.note_pace(told, 0.1, 5.0, Usage(prompt_tokens=20, completion_tokens=200))
             plan: Callable[[], object] = lambda: node.dispatcher.plan(request, options, 1)  # noqa: B023, E731
             plan()
             took: list[float] = []

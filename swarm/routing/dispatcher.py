@@ -89,6 +89,7 @@ from swarm.routing.policy import (
     with_a_say,
 )
 from swarm.routing.preference import (
+    KeptCopies,
     assessed,
     by_our_measure,
     by_preference,
@@ -170,6 +171,7 @@ class Dispatcher:
         self._peer_stocks = peer_stocks
         self._names = NameKeeper()
         self._named = NamedKeeper()
+        self._weak = KeptCopies()
         self._stock_index = StockIndex()
         self._stored_sizes: tuple[tuple[LoadableModel, ...], dict[str, int]] = ((), {})
         self._router = Router(report_traffic, rules, limits=failure_limits)
@@ -534,12 +536,12 @@ class Dispatcher:
         with self._choosing(node):
             able = who_can(request, replicas, offers, self.known)
         guessing = self._guessing(request, strategy, able)
-        sound = tuple(replica for replica in able if replica.key not in guessing) or able
+        sound = (tuple(replica for replica in able if replica.key not in guessing) if guessing else able) or able
         last = () if sound is able else tuple(replace(r, weak=True) for r in able if r.key in guessing)
         if request.model != SWARM_ALIAS:
             return (*sound, *last)
         odds = self._odds(request, strategy, sound)
-        return (*assessed(sound, odds.of, weighed=odds.weighed), *last)
+        return (*assessed(sound, odds.of, weighed=odds.weighed, copies=self._weak), *last)
 
     def _odds(self, request: GenerationRequest, strategy: Strategy, replicas: Sequence[Replica]) -> MeasuredOdds:
         if not self._weights:

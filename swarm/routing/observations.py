@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Container, Generator, Mapping
+from collections.abc import Callable, Container, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -144,6 +144,10 @@ class Outstanding:
                 ended += slots
         return SlotsSince(begun, ended, calls.held)
 
+    def places(self) -> Iterable[ReplicaKey]:
+        """Those that were asked, as far as that is still of use."""
+        return self._calls
+
     def keep(self, places: Container[ReplicaKey]) -> None:
         """Forget what is over at every other place; called with those that can be asked now."""
         for place in [place for place in self._calls if place not in places]:
@@ -192,6 +196,10 @@ class MeasuredSpeeds:
         """What was measured there lately."""
         pace = self._paces.get(place)
         return None if pace is None or self._clock() - pace.noted_at > PACE_LIFETIME_S else pace
+
+    def places(self) -> Iterable[ReplicaKey]:
+        """Those of which anything was measured."""
+        return self._paces
 
     def speeds(self) -> dict[ReplicaKey, float]:
         """Tokens per second of every place where that was measured lately."""

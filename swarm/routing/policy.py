@@ -304,20 +304,26 @@ def left_out(
     `sizes` has the parameters of each model: where tools are wanted, one that has no form for them counts for less.
     """
     fit = {replica.key for replica in fit_to_vote(voters, asked_for)}
-    say = {replica.key for replica in voters}
+    say = None if len(voters) == len(able) else {replica.key for replica in voters}  # the voters are of those able
     strength = strength_in(able)
-    strongest = max(able, key=lambda replica: (strength(replica)[1], replica.model))
+    sizes_of = {(replica.model, replica.params): replica for replica in able}.values()
+    strongest = max(sizes_of, key=lambda replica: (strength(replica)[1], replica.model))
     most = f"{strongest.model}'s {sized(sizes.get(strongest.model) or strength(strongest)[1])}"
     known, held = models_known_here(able), held_models(able)
-    nodes: dict[tuple[str, str], list[str]] = {}
+    alike: dict[tuple[object, ...], list[Replica]] = {}
     for replica in able:
-        if replica.key not in fit:
-            why = (
-                _why_out(replica, strength(replica)[1], sizes.get(replica.model), most, known, held)
-                if replica.key in say
-                else "measured to be no better than a guess"
-            )
-            nodes.setdefault((replica.model, why), []).append(replica.node)
+        if (key := replica.key) not in fit:
+            facts = (replica.model, replica.params, replica.weak, replica.troubled, replica.pinned, replica.weight)
+            alike.setdefault((*facts, say is None or key in say), []).append(replica)
+    nodes: dict[tuple[str, str], list[str]] = {}
+    for (*_, has_a_say), found in alike.items():
+        first = found[0]
+        why = (
+            _why_out(first, strength(first)[1], sizes.get(first.model), most, known, held)
+            if has_a_say
+            else "measured to be no better than a guess"
+        )
+        nodes.setdefault((first.model, why), []).extend(replica.node for replica in found)
     return tuple(LeftOut(model, tuple(sorted(where)), why) for (model, why), where in sorted(nodes.items()))
 
 

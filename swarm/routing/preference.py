@@ -13,9 +13,10 @@ The expected time is waiting, then writing, in seconds, as far as either can be 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest
@@ -25,6 +26,8 @@ EXPECTED_TOKENS = 256  # of an answer that is not bounded to less: two or three 
 ASSUMED_TOKENS_PER_S = 20.0  # where nobody's speed is known: a small model on a plain machine
 CURIOSITY = 1.5  # an unmeasured replica is taken for this much faster than the fastest, so that it is measured soon
 CROWDING_COST = 1.0  # a node whose slots are all at work writes each answer in 1 + this times the time of a lone one
+MAX_COPIES = 4096  # a few times what a full table of peers has to be marked
+MOST_RANKED = 64  # of a large swarm: who fails is left out, and the order made anew, long before that many are asked
 PEER_HANDICAP = 0.15  # of a lone answer's time: so much sooner must a peer be than this node; near-equals do not flap
 
 
@@ -43,6 +46,22 @@ def known_speed(replica: Replica) -> float | None:
     return replica.own_tokens_per_s or replica.tokens_per_s or None
 
 
+class KeptCopies:
+    """Replicas with one field changed, each made once: of a large swarm most are as they were in the plan before."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Replica, dict[str, object], Replica]] = {}  # by `id`, beside whose it is
+
+    def of(self, replica: Replica, **changed: Any) -> Replica:
+        """As `replace`; the same object as the last time, where that was the same."""
+        made = self._made.get(id(replica))
+        if made is None or made[1] != changed:
+            if len(self._made) >= MAX_COPIES:
+                self._made.clear()
+            made = self._made[id(replica)] = replica, changed, replace(replica, **changed)
+        return made[2]
+
+
 def fastest_measured(replicas: Iterable[Replica]) -> float | None:
     """Tokens per second of the fastest of `replicas` that was measured, here or from here."""
     return fastest_of(r.own_tokens_per_s or (r.tokens_per_s if r.local else None) for r in replicas)
@@ -53,7 +72,9 @@ def fastest_of(measured: Iterable[float | None]) -> float | None:
     return max((speed for speed in measured if speed), default=None)
 
 
-def within_reason(replicas: Sequence[Replica], fastest: float | None) -> tuple[Replica, ...]:
+def within_reason(
+    replicas: Sequence[Replica], fastest: float | None, copies: KeptCopies | None = None
+) -> tuple[Replica, ...]:
     """The replicas, what peers report of their speed cut to what an unmeasured one is taken for.
 
     `fastest` is the speed of the fastest of all that was measured. So whoever overclaims is asked no sooner than one
@@ -61,15 +82,19 @@ def within_reason(replicas: Sequence[Replica], fastest: float | None) -> tuple[R
     measured all the same, is not taken for faster than anybody who was.
     """
 
-    def believed(replica: Replica) -> Replica:
-        reported = replica.tokens_per_s
-        if replica.local or reported is None:
-            return replica
-        if replica.answered:
-            return replace(replica, tokens_per_s=min(reported, fastest or ASSUMED_TOKENS_PER_S))
-        return replica if fastest is None else replace(replica, tokens_per_s=min(reported, CURIOSITY * fastest))
+    unmeasured = math.inf if fastest is None else CURIOSITY * fastest
+    answered = fastest or ASSUMED_TOKENS_PER_S
 
-    return tuple(map(believed, replicas))
+    copies = copies or KeptCopies()
+
+    def believed(replica: Replica, reported: float) -> Replica:
+        most = answered if replica.answered else unmeasured
+        return replica if reported <= most else copies.of(replica, tokens_per_s=most)
+
+    return tuple(
+        replica if (reported := replica.tokens_per_s) is None or replica.local else believed(replica, reported)
+        for replica in replicas
+    )
 
 
 def speed_to_assume(replicas: Iterable[Replica]) -> float:
@@ -117,12 +142,19 @@ RoutingReason = Literal[
 REASONS: tuple[str, ...] = get_args(RoutingReason)
 
 
-def by_preference(replicas: Iterable[Replica], choices: int = 1, tokens: int = EXPECTED_TOKENS) -> tuple[Replica, ...]:
-    """Best first for `choices` answers at once, of about `tokens`; the rest are the order of failover."""
+def by_preference(
+    replicas: Iterable[Replica], choices: int = 1, tokens: int = EXPECTED_TOKENS, most: int | None = None
+) -> tuple[Replica, ...]:
+    """Best first for `choices` answers at once, of about `tokens`; the rest are the order of failover.
+
+    With `most`, only so many of the best, or some more.
+    """
     everything = tuple(replicas)
     assumed = speed_to_assume(everything)
     strength = strength_in(everything)
     held = held_models(everything)
+    if most is not None and len(everything) > most:
+        everything = _foremost(everything, strength, most)
 
     def key(replica: Replica) -> tuple[int, bool, bool, bool, bool, bool, Strength, bool, float, bool, str, str]:
         measured, params = strength(replica)
@@ -147,6 +179,37 @@ def by_preference(replicas: Iterable[Replica], choices: int = 1, tokens: int = E
 Strength = tuple[float, int]
 
 
+def _foremost(replicas: tuple[Replica, ...], strength: Callable[[Replica], Strength], most: int) -> tuple[Replica, ...]:
+    """Those of whom nobody else comes before, at least `most`; all, where that is not seen at a glance.
+
+    What comes before the expected time in the order is looked at only where nothing speaks against a replica: those
+    come first, the strongest models before others.
+    """
+    if any(replica.pinned is False for replica in replicas):
+        return replicas
+    rank = min(replica.rank for replica in replicas)
+    sound = [
+        replica
+        for replica in replicas
+        if not replica.weak
+        and replica.rank == rank
+        and replica.circuit != "open"
+        and not replica.suspect
+        and replica.weight > 0
+    ]
+    if len(sound) < most:
+        return replicas
+    of_strength: dict[Strength, list[Replica]] = {}
+    for replica in sound:
+        of_strength.setdefault(strength(replica), []).append(replica)
+    found: list[Replica] = []
+    for alike in sorted(of_strength, reverse=True):
+        found += of_strength[alike]
+        if len(found) >= most:
+            break
+    return tuple(found)
+
+
 def strength_in(replicas: Iterable[Replica]) -> Callable[[Replica], Strength]:
     """How strong a replica is: what was measured, then its parameters, or where they are not known those of its model.
 
@@ -158,7 +221,13 @@ def strength_in(replicas: Iterable[Replica]) -> Callable[[Replica], Strength]:
     return lambda replica: (replica.measured or 0.0, replica.params or known[replica.model])
 
 
-def assessed(replicas: Sequence[Replica], odds: Mapping[str, float], *, weighed: bool = False) -> tuple[Replica, ...]:
+def assessed(
+    replicas: Sequence[Replica],
+    odds: Mapping[str, float],
+    *,
+    weighed: bool = False,
+    copies: KeptCopies | None = None,
+) -> tuple[Replica, ...]:
     """The replicas that may answer for `swarm`, each with how it stands to the strongest of them.
 
     `odds`: by model, the log odds of being right that were measured; they say who is strong where all models have them.
@@ -175,7 +244,8 @@ def assessed(replicas: Sequence[Replica], odds: Mapping[str, float], *, weighed:
     strength = strength_in(replicas)
     wanted = [replica for replica in replicas if replica.weight > 0 and replica.pinned is not False] or replicas
     most = max(strength(replica)[1] for replica in wanted)
-    return tuple(replace(r, weak=True) if 0 < strength(r)[1] < WEAK_SHARE * most else r for r in replicas)
+    copies, least = copies or KeptCopies(), WEAK_SHARE * most
+    return tuple(copies.of(r, weak=True) if 0 < strength(r)[1] < least else r for r in replicas)
 
 
 ENOUGH_PARTIES = 3  # whose word for the size of their models makes a fact of it: more than one or two can lie
@@ -226,8 +296,12 @@ def is_warm(replica: Replica, choices: int = 1) -> bool:
 
 
 def with_slots_for(choices: int, replicas: Sequence[Replica], tokens: int = EXPECTED_TOKENS) -> tuple[Replica, ...]:
-    """Those that can give `choices` answers at once, best first. Raises BadRequest if that is more than any has."""
-    found = by_preference((replica for replica in replicas if replica.slots >= choices), choices, tokens)
+    """Those that can give `choices` answers at once, best first, of very many only the first.
+
+    Raises BadRequest if that is more than any has.
+    """
+    able = (replica for replica in replicas if replica.slots >= choices)
+    found = by_preference(able, choices, tokens, most=MOST_RANKED)
     if not found:
         most = max(replicas, key=lambda replica: replica.slots)
         raise BadRequest(

@@ -37,7 +37,7 @@ from swarm.routing.observations import (
     possible_tokens,
 )
 from swarm.routing.poison_pills import PoisonPills
-from swarm.routing.preference import fastest_measured, fastest_of, within_reason
+from swarm.routing.preference import KeptCopies, fastest_measured, fastest_of, within_reason
 from swarm.routing.prefix import Prefixes
 from swarm.routing.replicas import CircuitState, Replica, ReplicaKey
 from swarm.routing.resumption import LEAST_REPLAY_S, Continuity
@@ -164,16 +164,26 @@ class Router:
         self.pills = PoisonPills(clock)
         self._budget = RetryBudget(clock, limits)
         self._limits = limits
+        self._capped = KeptCopies()
         self.listeners: list[RoutingListener] = []
         self.answer_listeners: list[AnswerListener] = []
 
     def with_local_knowledge(self, reported: Sequence[Replica], *, everything: bool = True) -> tuple[Replica, ...]:
         """The replicas, as reported, with all that this node knows better; `everything`: no others can be asked."""
+        keys = [replica.key for replica in reported]
         if everything:
-            self._outstanding.keep({replica.key for replica in reported})
+            self._outstanding.keep(set(keys))
             self._warn_of_rules(reported)
-        known = [*map(self._known, reported)]
-        return ruled(within_reason(known, fastest_measured(known)), self._rules)
+        known = self._all_known(reported, keys)
+        return ruled(within_reason(known, fastest_measured(known), self._capped), self._rules)
+
+    def _all_known(self, reported: Iterable[Replica], keys: Iterable[ReplicaKey]) -> list[Replica]:
+        """Of most places nothing is known here: nobody was asked there lately."""
+        noted = {*self._paces.places(), *self._outstanding.places(), *self._circuits.places()}
+        if not noted:
+            return list(reported)
+        each = zip(reported, keys, strict=True)
+        return [self._known(replica) if key in noted else replica for replica, key in each]
 
     def with_local_knowledge_of(
         self, wanted: Sequence[Replica], here: Sequence[Replica], served: ServedByPeers
@@ -185,7 +195,8 @@ class Router:
         speeds = self._paces.speeds()
         measured = [speeds.get(replica.key) or replica.tokens_per_s for replica in here]
         measured += [speed for place, speed in speeds.items() if place in served]
-        return ruled(within_reason([*map(self._known, wanted)], fastest_of(measured)), self._rules)
+        known = self._all_known(wanted, [replica.key for replica in wanted])
+        return ruled(within_reason(known, fastest_of(measured), self._capped), self._rules)
 
     def _known(self, reported: Replica) -> Replica:
         place, pace = reported.key, self._paces.of(reported.key)
@@ -209,6 +220,8 @@ class Router:
     def warmed(self, replicas: Iterable[Replica], prefixes: Prefixes) -> tuple[Replica, ...]:
         """The replicas, the one marked where the conversation was answered last."""
         place = self.affinity.place_of(prefixes)
+        if place is None:
+            return tuple(replicas)
         return tuple(replace(r, warm=True) if r.key == place else r for r in replicas)
 
     @contextmanager
@@ -374,6 +387,10 @@ class Circuits:
         self._to_open = limits.to_open
         self._circuits: dict[ReplicaKey, Circuit] = {}
 
+    def places(self) -> Iterable[ReplicaKey]:
+        """Those of which a failure is noted."""
+        return self._circuits
+
     def routable(self, place: ReplicaKey) -> CircuitState:
         circuit = self._circuits.get(place)
         return "closed" if circuit is None else circuit.routable(self._clock())
@@ -417,6 +434,7 @@ class RetryBudget:
     def __init__(self, clock: Callable[[], float] = time.monotonic, limits: FailureLimits = DEFAULT_LIMITS) -> None:
         self._clock = clock
         self._limits = limits
+        self._capped = KeptCopies()
         self._tokens = float(limits.retry_floor)
         self._filled_at = clock()
 

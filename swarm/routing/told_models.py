@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 from federation.advertisement import NodeDescription
 from federation.peer import Peer
@@ -97,12 +98,9 @@ class ServedByPeers:
 
     def __contains__(self, place: object) -> bool:
         """Whether one of them is at that `ReplicaKey`."""
-        return place in self._places
-
-    @cached_property
-    def _places(self) -> frozenset[ReplicaKey]:
-        places = (peer.keys for peer in self._peers.values())
-        return frozenset(itertools.chain.from_iterable(places))
+        node_id, _ = cast("ReplicaKey", place)
+        peer = self._peers.get(node_id)
+        return peer is not None and place in peer.keys
 
 
 class NamedKeeper:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.consensus.options import Strategy
@@ -16,12 +16,14 @@ from swarm.routing.policy import (
     Asking,
     Defaults,
     VoteOptions,
+    left_out,
     make_plan,
     seat_limits,
+    sized,
     spread,
     strategy_of,
 )
-from swarm.routing.preference import by_preference
+from swarm.routing.preference import by_preference, fit_to_vote, strength_in
 from swarm.routing.replicas import Replica
 from tests.doubles.replicas import replica
 
@@ -199,3 +201,62 @@ def test_every_plan_asks_somebody_and_never_more_than_wanted(
     busy = sum(max(0, count - seat.slots_free) for seat, count in Counter(plan.seats).items())
     if plan.mode == "vote" and not options.explicit and plan.asked > (options.min_votes or 1):
         assert busy == 0, "only what is idle, unless the client says otherwise"
+
+
+facts_of_many = st.fixed_dictionaries(
+    {},
+    optional={
+        "weak": st.booleans(),
+        "suspect": st.booleans(),
+        "weight": st.sampled_from([0.0, 1.0]),
+        "pinned": st.sampled_from([None, True, False]),
+        "params": st.sampled_from([None, 1, 8]),
+    },
+)
+
+
+@given(
+    able=st.lists(
+        st.builds(
+            lambda node, model, facts: replica(node, model=model, **facts),
+            st.sampled_from(["here", "a", "b", "c"]),
+            st.sampled_from(["x", "y", "z"]),
+            facts_of_many,
+        ),
+        min_size=1,
+        max_size=10,
+        unique_by=lambda r: r.key,
+    ),
+    silent=st.sets(st.integers(0, 9)),
+    asked_for=st.booleans(),
+)
+@settings(deadline=None)
+def test_who_is_left_out_of_many_is_told_as_it_would_be_of_each(
+    able: list[Replica], silent: set[int], asked_for: bool
+) -> None:
+    voters = [each for number, each in enumerate(able) if number not in silent] or able
+    sizes = {"x": 8, "y": 4}
+    told = left_out(able, voters, asked_for, sizes)
+    fit, strength = {each.key for each in fit_to_vote(voters, asked_for)}, strength_in(able)
+    out = sorted((each.model, each.node) for each in able if each.key not in fit)
+    assert sorted((found.model, node) for found in told for node in found.nodes) == out
+    assert [(found.model, found.why) for found in told] == sorted({(found.model, found.why) for found in told})
+    why = {(found.model, node): found.why for found in told for node in found.nodes}
+    for each in able:
+        if each.key in fit:
+            continue
+        said = why[each.model, each.node]
+        if each.key not in {voter.key for voter in voters}:
+            assert said == "measured to be no better than a guess"
+        elif each.weak:
+            counted, params = strength(each)[1], sizes.get(each.model)
+            as_told = f"{sized(counted)} parameters, less than a quarter of "
+            has_no_form = params is not None and params > counted
+            assert said.startswith("has no form of its own for tools" if has_no_form else as_told)
+        elif each.troubled:
+            assert said == "does not answer"
+        elif each.weight <= 0:
+            assert said == "has weight 0 in [routing.weights]"
+        else:
+            assert "weight" not in said
+            assert "answer" not in said

@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.errors import BadRequest
 from swarm.generation import GenerationRequest
 from swarm.routing.preference import (
     ASSUMED_TOKENS_PER_S,
+    KeptCopies,
     by_preference,
     cost_s,
     expected_tokens,
@@ -194,6 +195,39 @@ def test_the_order_is_total_and_the_same_however_the_replicas_come(
     assert by_preference(replicas, choices) == ranked
     assert sorted(replica.key for replica in ranked) == sorted(replica.key for replica in replicas)
     assert reason_for(ranked, choices)
+
+
+@given(replicas=any_replicas, most=st.integers(1, 8), choices=st.integers(1, 3))
+@settings(deadline=None)
+def test_of_very_many_the_first_are_those_of_the_whole_order_for_the_same_reason(
+    replicas: list[Replica], most: int, choices: int
+) -> None:
+    whole, first = by_preference(replicas, choices), by_preference(replicas, choices, most=most)
+    assert first == whole[: len(first)]
+    assert len(first) >= min(most, len(whole))
+    if len(first) > 1:  # of one alone there is nothing to say
+        assert reason_for(first, choices) == reason_for(whole, choices)
+
+
+def test_of_a_hundred_nodes_only_the_strongest_are_put_in_order() -> None:
+    strong = [replica(f"s{number}", params=8) for number in range(70)]
+    others = [replica(f"o{number}", model="x", params=4) for number in range(300)]
+    weak = [replica(f"w{number}", model="y", params=1, weak=True) for number in range(300)]
+    assert {each.node for each in with_slots_for(1, [*weak, *others, *strong])} == {each.node for each in strong}
+    few = [replace(each, suspect=True) for each in strong[7:]]
+    ranked = with_slots_for(1, [*weak, *others, *few, *strong[:7]])
+    assert ranked == by_preference([*others, *strong[:7]]), "whoever is under suspicion comes after those"
+    assert len(with_slots_for(1, [*weak, *strong[:7]])) == 307, "where few are strong the others are not left out"
+
+
+def test_a_changed_replica_is_made_once_for_as_long_as_the_change_is_the_same() -> None:
+    copies, one, alike = KeptCopies(), replica("a"), replica("a")
+    weak = copies.of(one, weak=True)
+    assert weak == replace(one, weak=True)
+    assert copies.of(one, weak=True) is weak
+    assert copies.of(alike, weak=True) is not weak
+    assert copies.of(one, tokens_per_s=2.0) == replace(one, tokens_per_s=2.0)
+    assert copies.of(one, tokens_per_s=3.0).tokens_per_s == 3.0
 
 
 @given(replicas=any_replicas, which=st.integers(0, 7), more=st.integers(1, 4), choices=st.integers(1, 3))
