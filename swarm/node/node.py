@@ -129,6 +129,7 @@ class Node:
         self._instructions: ToolInstructions | None = None
         self._tool_host: ToolHost | None = None
         self._lending: NodeLending | None = None
+        self._pooling: NodePooling | None = None
 
     async def __aenter__(self) -> Node:
         give_back_large_blocks()
@@ -318,6 +319,7 @@ class Node:
             usage_file=self.settings.data_path / USAGE_FILE,
             given_names_file=self.settings.data_path / GIVEN_NAMES_FILE,
             lent=lambda: () if self._lending is None else self._lending.lent(),
+            unused_lenders=lambda: {} if self._pooling is None else self._pooling.unused(),
             lender=lambda: self._lending if self._lending is not None and self._lending.offer() else None,
             log_ring=kept_lines(),
             tool_host=self._tool_host,
@@ -428,7 +430,7 @@ class Node:
         nearby = self._files and self._files.nearby
         engines = await asyncio.to_thread(NodeEngines.look, settings, self._snapshot)
         self._gpu_used = engines.on_gpu
-        pooling = await self._make_pooling(engines)
+        pooling = self._pooling = await self._make_pooling(engines)
         choose = partial(choose_models, settings, engines, self._console, store, nearby, pooling)
         try:
             chosen = await stoppable(choose)

@@ -175,6 +175,10 @@ class NodePooling:
             return Lenders()
         return lenders_among(self._peers(), self.build.version, None, self._doubts, time.monotonic())
 
+    def unused(self) -> dict[str, str]:
+        """By their names the lenders that are of no use to this node, and why; none where it does not pool."""
+        return dict(self.lenders().refused) if self.rules.on else {}
+
     def machines(self, host_free_bytes: int, lenders: Lenders) -> list[PoolMachine]:
         """What a plan is made of, this machine first."""
         now = time.monotonic()

@@ -118,6 +118,8 @@ def test_what_is_no_fault_is_not_told() -> None:
     assert findings_of(replace(WELL, lending=replace(LENDING, lent=(LENT,))), {}) == {}
     assert findings_of(replace(WELL, lending=replace(LENDING, draining=True)), {}) == {}
     assert findings_of(replace(WELL, peers=(replace(PEER, lending=LENDING),)), {}) == {}
+    drains = replace(PEER, lending=replace(LENDING, draining=True, problem="it takes its memory back"))
+    assert findings_of(replace(WELL, peers=(drains,)), {}) == {}
     harmless = (replace(DOWN, source="mdns"), replace(DOWN, why="itself"), replace(DOWN, why="leaving"))
     assert findings_of(replace(WELL, rejected=harmless), {}) == {}
 

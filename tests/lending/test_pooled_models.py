@@ -19,6 +19,8 @@ from federation.lending import MEMORY_ENDED, LendNews
 from hardware.snapshot import Cpu, HardwareSnapshot, Memory
 from swarm.engines.engine import EngineBuild
 from swarm.errors import LenderLost
+from swarm.gateway.observing.findings import model_trouble
+from swarm.gateway.observing.view import own_model
 from swarm.generation import Delta, GenerationRequest
 from swarm.node.engines import NodeEngines
 from swarm.node.model_choice import model_store
@@ -153,6 +155,8 @@ async def test_without_pool_nothing_is_borrowed_and_the_refusal_says_over_whom_i
         with pytest.raises(NoRoomFor, match=r"It would fit over me \+ attic \(about .* tokens/s\): start .* --pool"):
             await pooled.says()
         assert not pooled.lender("attic").asked
+        pooled.lender("attic").build = "b9000"
+        assert pooled.pooling.unused() == {}, "which is nobody's trouble"
 
 
 @pytest.mark.parametrize("how", ["killed", "silent", "memory"])
@@ -209,6 +213,11 @@ async def test_a_lender_of_another_build_is_refused_with_both_numbers(
         ):
             await pooled.pool.ensure(MODEL)
         assert not pooled.lender("attic").asked
+        assert pooled.pooling.unused().keys() == {"attic"}
+        assert "b9000" in pooled.pooling.unused()["attic"]
+        (trouble,) = filter(None, [model_trouble(own_model(pooled.state))])
+        assert trouble.what.startswith(f"model {MODEL} is not there: waiting for attic")
+        assert "swarm --lend" in trouble.remedy
 
 
 async def test_a_lender_that_refuses_is_left_out_and_the_next_is_asked(

@@ -210,7 +210,9 @@ def _of_lending(view: FederationView) -> Iterator[FindingEntry]:
         remedy = "`swarm invite` here, `swarm join CODE` on another machine, and start that one with --pool"
         yield _entry("lending", view.node.id, Trouble("note", said, remedy))
     for peer in view.peers:
-        if peer.lending is not None and peer.lending.problem is not None and peer.state != "dead":
+        if peer.lending is None or peer.lending.draining or peer.state == "dead":
+            continue
+        if peer.lending.problem is not None:
             said = f"{peer.name} lends memory that this node does not use: {peer.lending.problem}"
             remedy = "where the builds differ `swarm engines install native` on both; else look at its log"
             yield _entry(f"lender:{peer.id}", peer.id, Trouble("warning", said, remedy))
