@@ -15,6 +15,7 @@ from federation.lending import same_llama_cpp
 from federation.peer import Peer
 from swarm.registry.pooled_fit import PoolMachine
 
+MOST_NAMED = 3  # nodes that hold a model, in one sentence
 LIAR_S = 600.0  # one that took more than it lends, or could not hold what it had granted, is not asked for so long
 DRAINED_S = 40.0  # one that takes its memory back: until what it says of itself has surely come
 UNKNOWN_RTT_S = 0.001  # of a peer that was never measured: a LAN's
@@ -115,3 +116,15 @@ def offers_key(peers: Iterable[Peer]) -> frozenset[tuple[str, int, str, bool]]:
         for peer in peers
         if (offer := peer.description.lends) is not None
     )
+
+
+def holding(peers: Iterable[Peer], model_id: str) -> tuple[Peer, ...]:
+    """The peers that run the model or have it on their disk, with room for it; those that run it first."""
+    running: list[Peer] = []
+    able: list[Peer] = []
+    for peer in peers:
+        if any(served.id == model_id and served.state == "ready" for served in peer.description.models):
+            running.append(peer)
+        elif any(model.id == model_id and model.fits for model in peer.loadable):
+            able.append(peer)
+    return tuple([*running, *able][:MOST_NAMED])

@@ -345,7 +345,9 @@ class _Choosing:
         best = best_first(choices, capacity)[0]
         if not best.fits:
             closest = min(choices, key=lambda choice: capacity.need(choice).total_bytes)
-            raise SetupError(explain_misfit(closest.id, capacity.shape(closest), capacity, self._advisable))
+            misfit = explain_misfit(closest.id, capacity.shape(closest), capacity, self._advisable)
+            there = "" if self._pooling is None else self._pooling.whom_to_ask(closest.id)
+            raise SetupError(f"{misfit}. {there}" if there else misfit)
         return self._fetch(best.choice, "as named" if ref.size and ref.quant else f"the best {ref} that fits", local)
 
     def _fetch(self, choice: CatalogueChoice, reason: str, local: StoredModels) -> ChosenModel:

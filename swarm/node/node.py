@@ -462,7 +462,7 @@ class Node:
         speed = None
         if build is not None:
             memory = engines.memory(build)
-            speed = await asyncio.to_thread(weights_bytes_per_s, self._snapshot, memory, settings.threads)
+            speed = await asyncio.to_thread(weights_bytes_per_s, self._snapshot, memory, settings.threads, native=True)
         rules = PoolRules(bool(settings.pool), named)
         return NodePooling(
             self.setup.identity.name, self.membership.alive, MemberLink(self._client), build, rules, speed

@@ -36,6 +36,7 @@ from swarm.node.lenders import (
     Doubt,
     Lenders,
     LendingPeer,
+    holding,
     lenders_among,
     offers_key,
     whom_it_waits_for,
@@ -270,12 +271,21 @@ class NodePooling:
             raise PooledMisfit(f"{error}{lenders.refusals}") from error
 
     def hint(self, file: PooledFile, host_free_bytes: int) -> str:
-        """Over whom the model would fit, as a sentence; empty where it would not."""
+        """Which other node has the model and room for it, else over whom it would fit, as a sentence; else nothing."""
+        if words := self.whom_to_ask(file.model_id):
+            return words
         try:
             _, plan = self.planned(file, host_free_bytes, self.lenders())
         except PooledMisfit:
             return ""
         return f"It would fit over {plan.over}: start this node with --pool to have it loaded there."
+
+    def whom_to_ask(self, model_id: str) -> str:
+        """Which other nodes run the model or have it, with room for it, as a sentence; empty where none does."""
+        holders = holding(self._peers(), model_id)
+        if not holders:
+            return ""
+        return f"It fits on {' and '.join(one.label for one in holders)}: ask there ({holders[0].url})."
 
     # Changes
 
