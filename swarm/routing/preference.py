@@ -108,7 +108,10 @@ def expected_s(replica: Replica, tokens: int, assumed_tokens_per_s: float, choic
     writing_s = tokens / (known_speed(replica) or assumed_tokens_per_s)
     busy = replica.load if replica.slots_free >= choices else replica.slots
     once_begun_s = (replica.first_s or 0.0) + writing_s * crowding(busy, replica.slots)
-    return waiting_s(replica, writing_s, choices) + once_begun_s
+    # Of this node's own queue nothing is known while no answer has ended here: those before it are as long as most are,
+    # however short this one is to be.
+    ahead_s = writing_s * EXPECTED_TOKENS / tokens if replica.local and replica.wait_s is None else writing_s
+    return waiting_s(replica, ahead_s, choices) + once_begun_s
 
 
 def waiting_s(replica: Replica, writing_s: float, choices: int = 1) -> float:

@@ -184,6 +184,11 @@ class _Run:
     table: SlotTable
     waiting: dict[Ticket, asyncio.Future[None]] = field(default_factory=dict[Ticket, "asyncio.Future[None]"])
     recalls: dict[Ticket, Recall] = field(default_factory=dict[Ticket, Recall])
+    served: dict[Ticket, float] = field(default_factory=dict[Ticket, float])  # when each got its workers
+
+    def held_s(self, now_s: float) -> list[float]:
+        """How long each worker is held by now, but for those that are given back when somebody waits."""
+        return [now_s - at for ticket, at in self.served.items() if not ticket.gives_way for _ in ticket.granted]
 
     @property
     def idle(self) -> int:
@@ -309,7 +314,8 @@ class ModelWorkers:
             return None
         table = self._run.table
         slots = len(table.workers)
-        return expected_wait_s(min(count, slots), self._run.obtainable, table.queued, slots, self._service_s)
+        wanted, held_s = min(count, slots), self._run.held_s(self._clock())
+        return expected_wait_s(wanted, self._run.obtainable, table.queued, slots, self._service_s, held_s)
 
     @asynccontextmanager
     async def lease(self, count: int, deadline: float | None = None, gives_way: bool = False) -> AsyncGenerator[Lease]:
@@ -335,13 +341,14 @@ class ModelWorkers:
         try:
             run.serve()
             await granted
-            served = self._clock()
+            served = run.served[ticket] = self._clock()
             for listener in self._listeners:
                 listener.waited(served - asked)
             yield Lease(run.engine, ticket.granted, recall)
         finally:
             del run.waiting[ticket]
             run.recalls.pop(ticket, None)
+            run.served.pop(ticket, None)
             run.table.give_back(ticket)
             if served is not None and not ticket.called_back:  # what was cut short says nothing of how long others take
                 self._service_s = moving_mean(self._service_s, self._clock() - served)

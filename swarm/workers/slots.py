@@ -9,11 +9,13 @@ import itertools
 import math
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1, 60  # SDKs obey no more than a minute, and a queue is another one by then
+LONG_HELD = 2.0  # times the average: of answers of chance lengths, one in eight takes longer
+LEAST_SERVICE_S = 1e-3
 UNMEASURED_RETRY_AFTER_S = 2  # about one short answer, while nothing has been measured
 
 Refusal = Literal["queue_full", "deadline", "node_full"]
@@ -156,15 +158,27 @@ class QueueListener(Protocol):
         ...
 
 
-def expected_wait_s(wanted: int, idle: int, queued: int, slots: int, service_s: float | None) -> float | None:
+def expected_wait_s(
+    wanted: int, idle: int, queued: int, slots: int, service_s: float | None, held_s: Sequence[float] = ()
+) -> float | None:
     """Seconds until `wanted` of `slots` workers are free for a newcomer; None while nothing is measured.
 
     `idle` are free at once, `queued` are wanted by those before it, and a request holds its workers for `service_s`
-    on average: the mean time in which a queue moves up, not a promise.
+    on average: the mean time in which a queue moves up, not a promise. Workers that are held have been for `held_s`
+    each: who holds one for over LONG_HELD times the average is no average request, and goes on for as long again, as
+    far as anybody can tell. So a queue behind long answers is not taken for one behind the short ones of before.
     """
     if wanted <= idle:
         return 0.0
-    return None if service_s is None else (queued + wanted) * service_s / slots
+    if service_s is None:
+        return None
+    long_held = [each for each in held_s[:slots] if each > LONG_HELD * service_s]
+    if not long_held:
+        return (queued + wanted) * service_s / slots
+    freed_per_s = sum(1 / each for each in long_held)
+    if len(long_held) < slots:
+        freed_per_s += (slots - len(long_held)) / max(service_s, LEAST_SERVICE_S)
+    return (queued + wanted) / freed_per_s
 
 
 def retry_after_s(wait_s: float | None) -> int:

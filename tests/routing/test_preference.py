@@ -153,6 +153,13 @@ def test_an_unknown_speed_is_taken_for_better_than_the_best() -> None:
     assert speed_to_assume([replica("a", tokens_per_s=10), replica("b", tokens_per_s=0.0)]) > 10
 
 
+@pytest.mark.parametrize("tokens", [1, 16, 256])
+def test_a_short_answer_does_not_wait_here_behind_answers_of_which_nothing_is_known(tokens: int) -> None:
+    """A chat's title is asked for while its first answers run: those do not end sooner because it is short."""
+    full, idle = replica("here", free=0), replica("a", rtt_s=0.2)
+    assert by_preference([full, idle], tokens=tokens)[0] is idle
+
+
 def test_a_short_answer_is_planned_for_where_one_is_asked_for() -> None:
     assert [expected_tokens(GenerationRequest(model="m", max_tokens=n)) for n in (None, 9, 9999, 0)] == [
         256, 9, 256, 1,

@@ -108,6 +108,19 @@ async def test_a_full_queue_is_refused_with_when_to_come_back() -> None:
         await cancel_and_wait(waiter)
 
 
+async def test_a_queue_behind_a_long_answer_is_not_taken_for_one_behind_the_short_ones_of_before() -> None:
+    now = 0.0
+    async with workers_of(scripted(slots=1), clock=lambda: now) as workers:
+        async with workers.lease(1):
+            now = 1.0
+        async with workers.lease(1):
+            assert workers.expected_wait_s() == 1.0
+            now = 61.0
+            assert workers.expected_wait_s() == 60.0
+            assert workers.state().wait_s == 60.0
+        assert workers.expected_wait_s() == 0.0
+
+
 async def test_who_would_wait_beyond_its_deadline_is_refused_by_what_was_measured() -> None:
     now, heard = 0.0, Heard()
     async with workers_of(scripted(slots=1), clock=lambda: now, listeners=[heard]) as workers, AsyncExitStack() as held:

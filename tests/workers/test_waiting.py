@@ -31,6 +31,38 @@ def test_the_expected_wait(
     assert expected_wait_s(wanted, idle, queued, slots, service_s) == expected
 
 
+@pytest.mark.parametrize(
+    ("held_s", "queued", "expected"),
+    [
+        ([], 0, 1.0),
+        ([3.0, 3.0, 7.9, 8.0], 0, 1.0),  # as usual
+        ([80.0, 80.0, 80.0, 80.0], 0, 20.0),  # four long ones
+        ([80.0, 80.0, 80.0, 80.0], 3, 80.0),
+        ([80.0, 1.0, 1.0, 1.0], 0, 1 / (3 / 4 + 1 / 80)),  # the others go on as usual
+        ([80.0, 80.0, 80.0], 0, 1 / (1 / 4 + 3 / 80)),  # as of a worker that nobody holds, and that is promised
+    ],
+)
+def test_who_holds_workers_for_long_is_not_taken_for_the_average(
+    held_s: list[float], queued: int, expected: float
+) -> None:
+    assert expected_wait_s(1, 0, queued, 4, 4.0, held_s) == pytest.approx(expected)
+
+
+def test_a_wait_is_known_also_where_answers_took_no_time() -> None:
+    assert expected_wait_s(1, 0, 0, 2, 0.0, [5.0, 5.0]) == pytest.approx(2.5)
+    assert expected_wait_s(1, 0, 0, 2, 0.0, [5.0, 0.0]) == pytest.approx(0.001, rel=0.01)
+    assert expected_wait_s(1, 0, 0, 2, None, [5.0, 5.0]) is None
+
+
+@given(held_s=st.lists(st.floats(0, 1e6), max_size=8), longer=st.floats(0, 1e6), service_s=st.floats(0.01, 1000))
+def test_longer_held_never_shortens_it(held_s: list[float], longer: float, service_s: float) -> None:
+    now = expected_wait_s(1, 0, 2, 8, service_s, held_s)
+    later = expected_wait_s(1, 0, 2, 8, service_s, [each + longer for each in held_s])
+    assert now is not None
+    assert later is not None
+    assert later >= now * (1 - 1e-9) >= 3 * service_s / 8 * (1 - 2e-9)
+
+
 @given(
     wanted=st.integers(1, 8),
     queued=st.integers(0, 100),
