@@ -96,7 +96,8 @@ def lenders_among(
         elif doubt is not None and doubt.holds(now, peer.last_answer_at):
             why = doubt.why
         else:
-            rtt_s = UNKNOWN_RTT_S if peer.rtt_ms is None else peer.rtt_ms / 1000
+            rtt_ms = peer.rtt_ms if peer.least_rtt_ms is None else peer.least_rtt_ms  # busy nodes answer later
+            rtt_s = UNKNOWN_RTT_S if rtt_ms is None else rtt_ms / 1000
             usable.append(LendingPeer(peer.id, peer.label, peer.address, offer, rtt_s))
             continue
         refused.append((peer.label, why))

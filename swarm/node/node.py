@@ -446,7 +446,7 @@ class Node:
         else:
             await self._load_stored(store, chosen, engines, pooling)
         self.condition.loading = False
-        workers = sum(state.slots for state in self.pool.states())
+        workers = sum(state.slots for state in self.pool.states() if state.phase == "ready")
         self._console.say(f"ready: {workers} workers; press Ctrl-C to stop")
 
     async def _make_pooling(self, engines: NodeEngines) -> NodePooling | None:

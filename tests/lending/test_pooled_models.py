@@ -236,7 +236,7 @@ async def test_a_lender_that_takes_its_memory_back_lets_answers_end_first(
     async with host(tmp_path, smollm2, build, ("attic", LENT_MIB), ("hall", LENT_MIB)) as pooled:
         await pooled.says()
         (first,) = [lender for lender in pooled.swarm.lenders if lender.leases]
-        answering = asyncio.create_task(pooled.says("Tell a story.", 200))
+        answering = asyncio.create_task(pooled.says("Tell a story.", 48))
         await eventually(lambda: pooled.state.slots_free < 2)
         first.draining = True
         first.leases[0].say(LendNews(draining="its owner wants it", left_s=30.0))
