@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from federation.advertisement import LendOffer
+from hardware.snapshot import Cpu, HardwareSnapshot, Memory
 from swarm.cli import main
 from swarm.commands.models import other_nodes, others_in
 from swarm.commands.node_client import NodeUnreachable
@@ -48,7 +49,10 @@ def swarm_with(*peers: dict[str, Any], rtts_ms: tuple[float | None, ...] = ()) -
 
 @pytest.fixture
 def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of a machine with 12 GiB free, whichever runs this."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    machine = HardwareSnapshot(Cpu(usable_cores=2), Memory(total_bytes=16 * GIB, free_bytes=12 * GIB))
+    monkeypatch.setattr("swarm.commands.models.probe_hardware", lambda: machine)
     return tmp_path / "data"
 
 
@@ -71,7 +75,6 @@ def test_peers_are_known_by_what_they_tell_of_their_memory(data_dir: Path) -> No
 
 
 def test_the_table_says_where_what_does_not_fit_here_does(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """No machine that runs tests has room for the largest of the catalogue; a peer of a terabyte has."""
     with event_node(swarm_with({"memory": memory(999)}, {"memory": memory(4), "lending": lending(3)})) as node:
         words = ["models", "fit", "--url", node.url, "--data-dir", str(data_dir)]
         assert main([*words, "--json"]) == 0
