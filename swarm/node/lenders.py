@@ -13,11 +13,13 @@ from federation.advertisement import LendOffer
 from federation.hostport import Address
 from federation.lending import same_llama_cpp
 from federation.peer import Peer
-from swarm.registry.pooled_fit import PoolMachine
+from swarm.registry.model_memory import MIB
+from swarm.registry.pooled_fit import MOST_RTT_S, PoolMachine
 
 MOST_NAMED = 3  # nodes that hold a model, in one sentence
 LIAR_S = 600.0  # one that took more than it lends, or could not hold what it had granted, is not asked for so long
 DRAINED_S = 40.0  # one that takes its memory back: until what it says of itself has surely come
+OFFERED_STEP_BYTES = 16 * MIB  # of what is free: less makes no model fit that did not
 UNKNOWN_RTT_S = 0.001  # of a peer that was never measured: a LAN's
 
 
@@ -96,9 +98,7 @@ def lenders_among(
         elif doubt is not None and doubt.holds(now, peer.last_answer_at):
             why = doubt.why
         else:
-            rtt_ms = peer.rtt_ms if peer.least_rtt_ms is None else peer.least_rtt_ms  # busy nodes answer later
-            rtt_s = UNKNOWN_RTT_S if rtt_ms is None else rtt_ms / 1000
-            usable.append(LendingPeer(peer.id, peer.label, peer.address, offer, rtt_s))
+            usable.append(LendingPeer(peer.id, peer.label, peer.address, offer, rtt_s_of(peer)))
             continue
         refused.append((peer.label, why))
     return Lenders(tuple(usable), tuple(refused))
@@ -110,10 +110,26 @@ def whom_it_waits_for(before: Sequence[str], lenders: Lenders) -> str:
     return ", ".join(missing or dict(lenders.refused)) or "lenders"
 
 
-def offers_key(peers: Iterable[Peer]) -> frozenset[tuple[str, int, str, bool]]:
-    """What matters of all offers: where it changes, a model that lacked lenders is tried again."""
+def rtt_s_of(peer: Peer) -> float:
+    """How far away a peer is, by the quickest of its last answers: one that is busy answers later, and is no further
+    away."""
+    known_ms = [rtt_ms for rtt_ms in (peer.rtt_ms, peer.least_rtt_ms) if rtt_ms is not None]
+    return min(known_ms) / 1000 if known_ms else UNKNOWN_RTT_S
+
+
+def offers_key(peers: Iterable[Peer]) -> frozenset[tuple[str, int, str, bool, bool]]:
+    """What matters of all offers: where it changes, a model that lacked lenders is tried again.
+
+    What is free wavers with what other programs take, and how far away somebody is with what the machines do.
+    """
     return frozenset(
-        (peer.id, offer.bytes_free, f"{offer.build} {offer.rpc}", offer.draining or peer.description.draining)
+        (
+            peer.id,
+            offer.bytes_free // OFFERED_STEP_BYTES,
+            f"{offer.build} {offer.rpc}",
+            offer.draining or peer.description.draining,
+            rtt_s_of(peer) <= MOST_RTT_S,
+        )
         for peer in peers
         if (offer := peer.description.lends) is not None
     )

@@ -95,9 +95,18 @@ def test_whom_a_model_waits_for() -> None:
     assert whom_it_waits_for([], lenders_among([peer("loft", build="b1")], BUILD, None, {}, NOW)) == "loft"
 
 
-def test_offers_differ_where_something_is_to_be_tried_again() -> None:
-    before = offers_key([peer()])
-    assert offers_key([peer(rtt_ms=99.0)]) == before
-    assert offers_key([peer(mib=301)]) != before
-    assert offers_key([peer(build="b2")]) != before
-    assert offers_key([]) != before
+@pytest.mark.parametrize(
+    ("after", "is_news"),
+    [
+        (peer(rtt_ms=9.0), False),
+        (peer(rtt_ms=124.0), True),  # too far to be taken unasked
+        (peer(rtt_ms=124.0, least_rtt_ms=4.0), False),
+        (peer(mib=303), False),
+        (peer(mib=340), True),
+        (peer(build="b2"), True),
+    ],
+)
+def test_offers_differ_where_something_is_to_be_tried_again(after: Peer, is_news: bool) -> None:
+    """And not each time that memory wavers, or a machine is busy."""
+    assert (offers_key([after]) != offers_key([peer()])) is is_news
+    assert offers_key([]) != offers_key([after])
