@@ -26,6 +26,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 from measure import Figure, Target, ratios
 from nodes import random_model
 from report import ROOT, parser, progress, publish, read_environment
@@ -203,6 +204,12 @@ def bytes_per_s(port: int, size_bytes: int) -> float:
         return size_bytes / (time.perf_counter() - began)
 
 
+def nodes_time_s() -> float:
+    """What the processes of both nodes have computed, which is the same however busy the machine is."""
+    nodes = [one for one in psutil.Process().children() if Path(__file__).name in " ".join(one.cmdline())]
+    return sum(one.cpu_times().user + one.cpu_times().system for one in nodes)
+
+
 def tokens_per_s(bench: Path, model: Path, ports: Sequence[int], rounds: int, quick: bool) -> tuple[float, float]:
     """Of prompts and of answers, by llama-bench; the model lies half on each."""
     rpc = ",".join(f"127.0.0.1:{port}" for port in ports)
@@ -230,12 +237,15 @@ def measured(quick: bool) -> list[Figure]:
         progress("the way alone: round trips and a gibibyte")
         echo = [sys.executable, echo_program(data)]
         with ways(data, NAMES[1:2], echoes=True) as (far,), direct([echo]) as (near,):
-            added, speeds = list[float](), list[float]()
+            added, speeds, spent = list[float](), list[float](), list[float]()
+            sent_bytes = SENT_BYTES // (8 if quick else 1)
             for _ in range(rounds):
                 added.append(
                     statistics.median(round_trips_us(far, pings)) - statistics.median(round_trips_us(near, pings))
                 )
-                speeds.append(bytes_per_s(far, SENT_BYTES // (8 if quick else 1)) / 1e6)
+                before_s = nodes_time_s()
+                speeds.append(bytes_per_s(far, sent_bytes) / 1e6)
+                spent.append((nodes_time_s() - before_s) / 2 / (sent_bytes / GIB))
         progress("llama.cpp over two lenders")
         model = random_model(24)
         prompts: tuple[list[float], list[float]] = ([], [])
@@ -250,6 +260,7 @@ def measured(quick: bool) -> list[Figure]:
     return [
         Figure("round trip of 64 bytes, added", "µs", tuple(added), Target("at most", 300.0)),
         Figure("upload over one stream", "MB/s", tuple(speeds)),
+        Figure("processor time of either node for each GiB", "s", tuple(spent)),
         Figure(
             "tokens written, over two lenders / llama.cpp's own RPC", "", ratios(*answers), Target("at least", 0.95)
         ),
