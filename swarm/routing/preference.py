@@ -47,7 +47,7 @@ def known_speed(replica: Replica) -> float | None:
 
 
 class KeptCopies:
-    """Replicas with one field changed, each made once: of a large swarm most are as they were in the plan before."""
+    """Replicas with something changed, each made once: of a large swarm most are as they were in the plan before."""
 
     def __init__(self) -> None:
         self._made: dict[int, tuple[Replica, dict[str, object], Replica]] = {}  # by `id`, beside whose it is
@@ -220,8 +220,10 @@ def strength_in(replicas: Iterable[Replica]) -> Callable[[Replica], Strength]:
     """
     known: dict[str, int] = {}
     for replica in replicas:
-        known[replica.model] = max(known.get(replica.model, 0), replica.params or 0)
-    return lambda replica: (replica.measured or 0.0, replica.params or known[replica.model])
+        params = replica.params
+        if params is not None and params > known.get(replica.model, 0):
+            known[replica.model] = params
+    return lambda replica: (replica.measured or 0.0, replica.params or known.get(replica.model, 0))
 
 
 def assessed(

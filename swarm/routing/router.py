@@ -164,7 +164,7 @@ class Router:
         self.pills = PoisonPills(clock)
         self._budget = RetryBudget(clock, limits)
         self._limits = limits
-        self._capped = KeptCopies()
+        self._paced, self._capped = KeptCopies(), KeptCopies()
         self.listeners: list[RoutingListener] = []
         self.answer_listeners: list[AnswerListener] = []
 
@@ -202,7 +202,7 @@ class Router:
         place, pace = reported.key, self._paces.of(reported.key)
         known = reported
         if pace is not None:
-            known = replace(reported, answered=True, first_s=pace.first_s, own_tokens_per_s=pace.tokens_per_s)
+            known = self._paced.of(reported, answered=True, first_s=pace.first_s, own_tokens_per_s=pace.tokens_per_s)
         if reported.local:
             return known
         known = corrected(known, self._outstanding.since(place, reported.reported_at))
