@@ -56,6 +56,7 @@ from swarm.workers.ledger import Holding, reserve_of
 from swarm.workers.lent_memory import LendingRefused, LentMemory, LentPart, too_many_streams
 
 DRAIN_S: Final = 30.0  # that guests get to end what they answer, and to plan anew: as much as answers get of a node
+LEAVE_S: Final = 25.0  # ... when the node leaves, before whatever is left of requests is cut (`node/leaving.py`)
 TRIAL_BYTES: Final = 64 * MIB
 SHARE_LENT: Final = 2  # half of the machine's memory, where no size is given
 CACHE_WAIT_S: Final = 1.0
@@ -223,7 +224,8 @@ class NodeLending:
 
         def leaving() -> None:
             if condition.draining and not self._stopping:
-                self._stopping.add(asyncio.create_task(self.off("the lender is shutting down")))
+                left_s = min(self._drain_s, LEAVE_S)
+                self._stopping.add(asyncio.create_task(self.off("the lender is shutting down", left_s)))
 
         unsubscribe = condition.subscribe(leaving)
         try:
