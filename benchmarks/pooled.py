@@ -33,7 +33,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from namespaces import PORT, Stage, stage
+from namespaces import PORT, Stage, ready_at, stage
 
 from swarm.engines.installed import installed_engines
 from swarm.quantities import bytes_of
@@ -104,16 +104,24 @@ def prompt(number: int) -> str:
 async def plain_rpc(bin_dir: Path, model: Path, layers: int, threads: int) -> AsyncGenerator[str]:
     """llama-server over one ggml-rpc-server of loopback, which has so many layers; its address."""
     rpc_port, port = 52_111, 52_112
-    quiet = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
+    quiet = asyncio.subprocess.DEVNULL
     rpc = await asyncio.create_subprocess_exec(
-        str(bin_dir / "ggml-rpc-server"), "-H", "127.0.0.1", "-p", str(rpc_port), "-t", str(threads), **quiet
+        str(bin_dir / "ggml-rpc-server"),
+        "-H",
+        "127.0.0.1",
+        "-p",
+        str(rpc_port),
+        "-t",
+        str(threads),
+        stdout=quiet,
+        stderr=quiet,
     )
     await asyncio.sleep(1)
     server = await asyncio.create_subprocess_exec(
         str(bin_dir / "llama-server"), "--model", str(model), "--port", str(port), "--rpc", f"127.0.0.1:{rpc_port}",
         "--device", "RPC0", "--gpu-layers", str(layers), "--tensor-split", str(layers), "--fit", "off",
         "--ctx-size", str(CONTEXT_TOKENS), "--parallel", "1", "--threads", str(threads), "--ubatch-size", "512",
-        "--jinja", "--cache-ram", "256", env={**os.environ, "OMP_WAIT_POLICY": "passive"}, **quiet,
+        "--jinja", "--cache-ram", "256", env={**os.environ, "OMP_WAIT_POLICY": "passive"}, stdout=quiet, stderr=quiet,
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
     try:
@@ -145,7 +153,7 @@ async def own_model(swarm: Stage) -> dict[str, Any]:
         view = await swarm.health(swarm.nodes[HOST])
     except (aiohttp.ClientError, TimeoutError):
         return {}
-    return next(iter(view.get("own_models", ())), {})
+    return next(iter(view.get("own_models", ())), dict[str, Any]())
 
 
 async def until_ready(swarm: Stage, without: str = "") -> tuple[float, list[str]]:
@@ -154,8 +162,8 @@ async def until_ready(swarm: Stage, without: str = "") -> tuple[float, list[str]
     model: dict[str, Any] = {}
     while time.perf_counter() < until:
         model = await own_model(swarm)
-        nodes = list(model.get("nodes") or ())
-        if model.get("phase", model.get("state")) == "ready" and nodes and without not in nodes:
+        nodes: list[str] = list(model.get("nodes") or ())
+        if model.get("state") == "ready" and nodes and without not in nodes:
             return time.perf_counter(), nodes
         await asyncio.sleep(0.05)
     raise AssertionError(f"not ready: {model}\n{swarm.nodes[HOST].logs()[-3000:]}")
@@ -181,7 +189,7 @@ async def lose(swarm: Stage, name: str, way: str) -> None:
             await swarm.command(swarm.nodes[HOST], "revoke", name, "--yes")
 
 
-async def bring_back(swarm: Stage, name: str, way: str) -> None:
+async def bring_back(swarm: Stage, name: str, way: str, lent: str) -> None:
     node = swarm.nodes[name]
     match way:
         case "frozen":
@@ -191,12 +199,13 @@ async def bring_back(swarm: Stage, name: str, way: str) -> None:
             swarm.heal()
         case "node killed":
             node.start()
-            await node.ready()
+            await ready_at(node)
+            await swarm.command(node, "lend", "on", lent)
         case _:
             pass
 
 
-async def fault(swarm: Stage, session: aiohttp.ClientSession, model: str, way: str) -> dict[str, object]:
+async def fault(swarm: Stage, session: aiohttp.ClientSession, model: str, way: str, lent: str) -> dict[str, object]:
     _, nodes = await until_ready(swarm)
     (lender,) = nodes[1:]
     url = f"http://{swarm.machine(HOST).ip}:{PORT}"
@@ -215,7 +224,7 @@ async def fault(swarm: Stage, session: aiohttp.ClientSession, model: str, way: s
     await losing
     back, after = await until_ready(swarm, lender if way != "RPC server killed" else "")
     await asked(session, url, model, "hello", 4)
-    await bring_back(swarm, lender, way)
+    await bring_back(swarm, lender, way, lent)
     return {"way": way, "lender": lender, "ended_s": ended_s, "back_s": back - began, "over": after, "error": error}
 
 
@@ -251,10 +260,11 @@ async def run(options: argparse.Namespace) -> None:
         model = str((await own_model(swarm))["id"])
         url = f"http://{swarm.machine(HOST).ip}:{PORT}"
         elsewhere = share_elsewhere(options.model, bytes_of(options.here), bytes_of(options.lent))
-        async with plain_rpc(build.program.parent, options.model, elsewhere, 1) as plain:
-            await pairs(session, (url, model), (plain, "plain"), options.pairs)
+        if options.pairs:
+            async with plain_rpc(build.program.parent, options.model, elsewhere, 1) as plain:
+                await pairs(session, (url, model), (plain, "plain"), options.pairs)
         for way in options.ways or WAYS:
-            found = await fault(swarm, session, model, way)
+            found = await fault(swarm, session, model, way, options.lent)
             print(json.dumps(found), flush=True)
 
 

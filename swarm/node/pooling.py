@@ -51,6 +51,7 @@ LOOK_S = 0.5  # between two looks at what lenders offer
 SEEN_S = 3.0  # after its start a node knows the peers that are there
 LEAST_REST_S = 1.0  # between two loads of a model, however often offers change
 LOST_S = 600.0  # one that was lost is asked again when it answers anything; forgotten after that
+MOST_REST_S = 15.0
 MEASURE_BYTES = 4 << 20  # a gigabit link carries them in some 35 ms, and gets up to speed
 MEASURED_FOR_S = 600.0
 MOST_LEARNED = 64  # models whose layers are known; a few kB each
@@ -297,8 +298,11 @@ class NodePooling:
         return bool(self.lenders().usable)
 
     async def rest(self, seconds: float) -> None:
-        """Wait so long, or a second at least until what lenders offer has changed."""
-        changed = self._changed
+        """Wait so long, but never long: a second at least until what lenders offer has changed, and not much beyond.
+
+        To find that there are no lenders costs nothing, and a load that they broke was not broken by its file.
+        """
+        changed, seconds = self._changed, min(seconds, MOST_REST_S)
         await asyncio.sleep(min(seconds, LEAST_REST_S))
         try:
             async with asyncio.timeout(max(0.0, seconds - LEAST_REST_S)):
