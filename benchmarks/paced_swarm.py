@@ -5,24 +5,22 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import statistics
 import sys
 import time
-from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-from load import CHAT, Endpoint, Json, Reply, RunError, body_of, post
+from load import CHAT, Endpoint, Json, RunError, body_of, post
 from namespaces import Stage, endpoint, stage
 from report import ROOT
 
 sys.path.insert(0, str(ROOT))  # this checkout's, whatever is installed
 
-from benchmarks.paced_engine import share_within
+from benchmarks.paced_counts import Told, Window
 
 MODEL = "paced"
 SLOTS = 4  # --workers' default
@@ -32,39 +30,6 @@ TELL_S = 1.2  # a little longer than a node's own (`paced_node.py`)
 TOLD = "told.json"
 PROGRAM = ROOT / "benchmarks" / "paced_node.py"
 SINGLE: Json = {"strategy": "single"}
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What engines have done: of their tokens how late they were (as `Lateness` counts), and their machines' counts."""
-
-    late: tuple[int, ...] = ()
-    busy_s: float = 0.0
-    answer_s: float = 0.0
-    read: int = 0
-    cached: int = 0
-    written: int = 0
-
-    def since(self, before: Told) -> Told:
-        return self._with(before, -1)
-
-    def plus(self, other: Told) -> Told:
-        return self._with(other, 1)
-
-    def _with(self, other: Told, sign: int) -> Told:
-        longer = max(len(self.late), len(other.late))
-        own, others = (told.late or (0,) * longer for told in (self, other))
-        late = tuple(a + sign * b for a, b in zip(own, others, strict=True))
-        names = [each.name for each in fields(self) if each.name != "late"]
-        return Told(late, **{name: getattr(self, name) + sign * getattr(other, name) for name in names})
-
-
-def late_ms(told: Iterable[Told], share: float = 0.99) -> float:
-    """What this share of all tokens was late by at most, in ms; 0 where there were none."""
-    everything = Told()
-    for each in told:
-        everything = everything.plus(each)
-    return share_within(everything.late, share) or 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,25 +85,6 @@ def words(dice: random.Random, count: int) -> str:
     return " ".join(f"w{dice.getrandbits(32):x}" for _ in range(count))
 
 
-class Lengths:
-    """Lengths of prompts and answers between two bounds each, spread evenly however few are taken.
-
-    By chance alone, twenty questions are a tenth more or less work than twenty others.
-    """
-
-    def __init__(self, prompts: tuple[int, int], answers: tuple[int, int]) -> None:
-        self._prompts, self._answers, self._taken = prompts, answers, 0
-
-    def take(self) -> tuple[int, int]:
-        self._taken += 1
-        shares = (self._taken * 0.7548776662466927 % 1, self._taken * 0.5698402909980532 % 1)  # the plane's R2 sequence
-        prompt, answer = (
-            round(low + share * (high - low))
-            for (low, high), share in zip((self._prompts, self._answers), shares, strict=True)
-        )
-        return prompt, answer
-
-
 def question(dice: random.Random, prompt_tokens: int, answer_tokens: int, swarm: Json = SINGLE) -> Json:
     """A prompt of about so many tokens, whose answer has exactly as many as it says."""
     return {
@@ -147,55 +93,6 @@ def question(dice: random.Random, prompt_tokens: int, answer_tokens: int, swarm:
         "max_tokens": answer_tokens,
         "swarm": swarm,
     }
-
-
-@dataclass(slots=True)
-class Window:
-    """What came back within `window_s` from the instant `begin` on: an answer across an end by its share inside.
-
-    Equally long answers come several at a time, so that whole ones would count a window's ends more than its speed.
-    The window is over when each client has an answer that ended after it: the load stays full until then.
-    """
-
-    begin: float
-    window_s: float
-    clients: int
-    answers: float = 0.0
-    took_s: list[float] = field(default_factory=list[float])
-    nodes: Counter[str] = field(default_factory=Counter[str])
-    ends: list[float] = field(default_factory=list[float])
-    failures: list[tuple[float, str]] = field(default_factory=list[tuple[float, str]])
-    past: set[int] = field(default_factory=set[int])
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-
-    @property
-    def end(self) -> float:
-        return self.begin + self.window_s
-
-    @property
-    def per_s(self) -> float:
-        return self.answers / self.window_s
-
-    def note(self, client: int, reply: Reply) -> None:
-        inside_s = max(0.0, min(reply.last, self.end) - max(reply.sent, self.begin))
-        self.answers += inside_s / (reply.last - reply.sent)
-        if self.begin <= reply.last <= self.end:
-            self.took_s.append(reply.last - reply.sent)
-            self.ends.append(reply.last)
-            node = json.loads(body_of(reply)).get("swarm", {}).get("routed", {}).get("node")
-            self.nodes[str(node)] += 1
-        self.passed(client, reply.last)
-
-    def failed(self, client: int, why: str) -> None:
-        now = time.perf_counter()
-        self.failures.append((now, why))
-        self.passed(client, now)
-
-    def passed(self, client: int, at: float) -> None:
-        if at >= self.end:
-            self.past.add(client)
-        if len(self.past) == self.clients:
-            self.over.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,10 +166,11 @@ async def under_load(
                 reply = await post(places[number % len(places)], CHAT, bodies(number))
                 body_of(reply)
             except (RunError, OSError, TimeoutError) as error:
-                window.failed(number, str(error) or type(error).__name__)
+                window.failed(number, time.perf_counter(), str(error) or type(error).__name__)
                 await asyncio.sleep(0.2)
             else:
-                window.note(number, reply)
+                node = json.loads(body_of(reply))["swarm"].get("routed", {}).get("node", "several")
+                window.note(number, reply.sent, reply.last, node)
 
     running = [asyncio.create_task(client(number)) for number in range(clients)]
     clock = swarm.clock()
@@ -286,13 +184,3 @@ async def under_load(
         task.result()
     after = await swarm.told()
     return Measured(window, busy, {name: after[name].since(before[name]) for name in after})
-
-
-def percentile(samples: Sequence[float], share: float) -> float:
-    """The smallest of them that this share of all stays within."""
-    ordered = sorted(samples)
-    return ordered[min(len(ordered) - 1, max(0, -(-int(share * 1000) * len(ordered) // 1000) - 1))]
-
-
-def median(samples: Sequence[float]) -> float:
-    return statistics.median(samples)

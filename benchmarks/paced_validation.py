@@ -24,10 +24,12 @@ from pathlib import Path
 from load import CHAT, Endpoint, Json, Streamed, exact_answer, post, read_stream, special_tokens, streams
 from measure import Figure, Target, interleaved, ratios
 from nodes import CommandLineNode, command_line_node, random_model
-from paced_swarm import PROGRAM, SINGLE, Lengths, percentile, question
+from paced_swarm import PROGRAM, SINGLE, question
 from report import ROOT, parser, progress, publish, read_environment
 
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.paced_counts import Lengths, percentile
 
 CLIENTS = (1, 2, 4, 8)
 QUESTIONS = 6  # of each client in a round

@@ -38,12 +38,9 @@ from paced_swarm import (
     MODEL,
     SINGLE,
     SLOTS,
-    Lengths,
     Measured,
     PacedSwarm,
-    late_ms,
     paced_swarm,
-    percentile,
     question,
     under_load,
     words,
@@ -52,6 +49,7 @@ from report import ROOT, parser, progress, publish, read_environment
 
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.paced_counts import Lengths, around, late_ms, percentile
 from benchmarks.paced_time import Pace
 
 SEED = 20_261_201
@@ -205,7 +203,7 @@ async def first_token(options: Options) -> list[Figure]:
     Prompts are read at once, so that what is left of the time is what the nodes take for it.
     """
     figures: list[Figure] = []
-    pairs = 20 if options.quick else 200
+    pairs = 20 if options.quick else 150
     for size in [size for size in options.sizes if 1 < size <= 8]:
         dice = random.Random(SEED)
         sides: dict[bool, list[float]] = {False: [], True: []}
@@ -220,13 +218,13 @@ async def first_token(options: Options) -> list[Figure]:
                     await exchange.begun.wait()
                 clock = swarm.clock()
                 for _ in range(pairs):
-                    body = question(dice, 64, 16)
+                    body = question(dice, 20, 16)
                     seconds, peer = await first_token_s(swarm.front, {**body, "max_tokens": 256})
                     if peer == swarm.names[0]:
                         raise RunError("the full node answered itself")
                     sides[False].append(seconds)
                     await asyncio.sleep(dice.uniform(0, 0.05))
-                    body = question(dice, 64, 16)
+                    body = question(dice, 20, 16)
                     seconds, _ = await first_token_s(swarm.endpoint(peer), {**body, "max_tokens": 256})
                     sides[True].append(seconds)
                     await asyncio.sleep(dice.uniform(0, 0.05))
@@ -359,23 +357,6 @@ async def kill(options: Options) -> list[Figure]:
         Figure("until 4 s together have nine tenths of that again", "s", tuple(found["recovery"])),
         *told_by("kill", runs),
     ]
-
-
-SPAN_S = 4.0
-
-
-def around(ends: Sequence[float], begin: float, killed: float, end: float) -> tuple[float, float, float]:
-    """Answers/s before an instant, in the worst SPAN_S after it, and how long until three quarters are there again."""
-    before = sum(begin <= at < killed for at in ends) / (killed - begin)
-
-    def rate(since: float) -> float:
-        return sum(since <= at < since + SPAN_S for at in ends) / SPAN_S
-
-    starts = [killed + step / 4 for step in range(int(4 * (end - killed - SPAN_S)))]
-    dip = min(map(rate, starts))
-    low = starts[[rate(start) for start in starts].index(dip)]
-    back = next((start for start in starts if start >= low and rate(start) >= 0.9 * 0.75 * before), end)
-    return before, dip, max(0.0, back - killed) if dip < 0.9 * 0.75 * before else 0.0
 
 
 async def votes(options: Options) -> list[Figure]:
