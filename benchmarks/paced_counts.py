@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 
 from benchmarks.paced_engine import share_within
 
+GOLDEN, SILVER = 0.6180339887498949, 0.41421356237309515  # steps that fill an interval most evenly
 SPAN_S = 4.0  # an outage is looked at in
 
 
@@ -56,10 +57,7 @@ class Lengths:
 
     def take(self) -> tuple[int, int]:
         self._taken += 1
-        shares = (
-            (0.5 + self._taken * 0.7548776662466927) % 1,
-            (0.5 + self._taken * 0.5698402909980532) % 1,
-        )  # the plane's R2 sequence
+        shares = ((0.5 + self._taken * GOLDEN) % 1, (0.5 + self._taken * SILVER) % 1)
         prompt, answer = (
             round(low + share * (high - low))
             for (low, high), share in zip((self._prompts, self._answers), shares, strict=True)
