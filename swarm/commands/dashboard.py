@@ -339,7 +339,9 @@ def lent_text(node: NodeState) -> Text:
     """What it has lent, of what it lends."""
     if node.lending is None:
         return dim("-")
-    lent_bytes = max(0, node.lending.total_bytes - node.lending.free_bytes)
+    lent_bytes = sum(lent.bytes for lent in node.lending.lent)
+    if node.source == "unknown":  # it does not tell to whom
+        lent_bytes = max(0, node.lending.total_bytes - node.lending.free_bytes)
     if node.lending.draining:
         return Text("wanted back" if lent_bytes else "no more", "yellow")
     lent = short(lent_bytes) if lent_bytes else "0"

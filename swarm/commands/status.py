@@ -113,15 +113,16 @@ def own_model_line(model: OwnModel) -> str:
         waiting = f" ({model.waiting} waiting for it)" if model.waiting else ""
         over = f" {over_words(model.nodes)}" if model.nodes else ""
         return f"  {load_words(model.id + over, share, left_s)}{waiting}"
-    facts = [f"{model.state}: {model.reason}" if model.reason else model.state]
+    reason = model.problem or model.reason if model.state == "failed" else model.reason  # the newest alone
+    facts = [f"{model.state}: {reason}" if reason else model.state]
     if model.state in ("ready", "draining"):
         facts.append(f"{model.slots_free} of {model.slots} slots free")
     facts += [f"{model.waiting} waiting"] if model.waiting else []
-    facts += [f"{size_text(model.taken_bytes)} of memory"] if model.taken_bytes else []
+    facts += [f"{size_text(model.taken_bytes)} of memory"] if model.taken_bytes and model.state != "failed" else []
     facts += ["pinned"] if model.pinned else []
     facts += [over_words(model.nodes)] if model.nodes and not model.computation else []
     facts += [f"by {model.computation.words}"] if model.computation else []
-    facts += [model.problem] if model.problem and model.problem != model.reason else []
+    facts += [model.problem] if model.problem and model.problem != reason else []
     return f"  own model {model.id}: {', '.join(facts)}"
 
 

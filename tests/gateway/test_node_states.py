@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from federation.advertisement import LendOffer
 from federation.errors import PeerProtocolError
-from swarm.engines.engine import Capabilities
+from swarm.engines.engine import Capabilities, Computation
 from swarm.gateway.observing.board import BOARD
 from swarm.gateway.observing.node_states import (
     NodeHardware,
@@ -55,6 +56,16 @@ def model(size_bytes: int | None, **taken: int) -> ModelState:
 def test_memory_is_weights_and_what_stands_beside_them(models: list[ModelState], told: dict[str, Any]) -> None:
     pools = memory_of([PoolNow("ram", 4000, 2000), PoolNow("vram0", None, None)], models)
     assert {pool.pool: (pool.weights_bytes, pool.kv_bytes) for pool in pools} == told
+
+
+def test_of_a_model_over_several_machines_the_weights_are_those_of_the_layers_here() -> None:
+    over = Computation("llama-server", "b1", ("attic",), 20, 25, ("den", "attic"))
+    pooled = replace(model(1000, ram=500), nodes=over.nodes, computation=over)
+    (pool,) = memory_of([PoolNow("ram", 4000, 2000)], [pooled])
+    assert (pool.weights_bytes, pool.kv_bytes) == (200, 300)
+    untold = replace(pooled, computation=replace(over, gpu_layers=None, layers=None))
+    (pool,) = memory_of([PoolNow("ram", 4000, 2000)], [untold])
+    assert (pool.weights_bytes, pool.kv_bytes) == (500, 0)
 
 
 def test_what_is_lent_is_of_its_pool_and_no_models() -> None:

@@ -174,7 +174,7 @@ def memory_of(
     rest: dict[str, float] = {}
     for model in models:
         taken_bytes = sum(model.taken.values())
-        share = 0.0 if not taken_bytes else min(1.0, (model.size_bytes or 0) / taken_bytes)
+        share = 0.0 if not taken_bytes else min(1.0, _weights_here_bytes(model) / taken_bytes)
         for pool, size_bytes in model.taken.items():
             weights[pool] = weights.get(pool, 0) + size_bytes * share
             rest[pool] = rest.get(pool, 0) + size_bytes * (1 - share)
@@ -189,6 +189,14 @@ def memory_of(
         )
         for now in pools
     )
+
+
+def _weights_here_bytes(model: ModelState) -> float:
+    """About as large as the file; of one that lies on other machines, too, by how many of its layers are here."""
+    size_bytes, computation = model.size_bytes or 0, model.computation
+    if not model.nodes or computation is None or computation.gpu_layers is None or not computation.layers:
+        return size_bytes
+    return size_bytes * max(0, computation.layers - computation.gpu_layers) / computation.layers
 
 
 def hardware_of(described: Mapping[str, object]) -> NodeHardware:
