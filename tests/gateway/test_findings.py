@@ -95,6 +95,8 @@ def test_all_well_is_no_finding() -> None:
          "absent:id-a", "note", "id-a", "attic", "swarm revoke"),
         ({"own_models": (replace(MODEL, state="failed", reason="waiting for den", nodes=("kitchen", "den", "attic")),)},
          "model:m", "problem", "id-kitchen", "model m is not there: waiting for den", "start den and attic again"),
+        ({"own_models": (replace(MODEL, problem="den takes its memory back", nodes=("kitchen", "den")),)},
+         "model:m", "warning", "id-kitchen", "model m: den takes its memory back", "over whoever else lends"),
         ({"own_models": (replace(MODEL, state="failed", reason="lost", problem="waiting for lenders: 3 GiB short"),)},
          "model:m", "problem", "id-kitchen", "m is not there: waiting for lenders: 3 GiB short", "lend memory on"),
         ({"peers": (), "lending": LENDING, "access": replace(WELL.access, peers="none")},

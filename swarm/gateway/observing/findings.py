@@ -228,6 +228,9 @@ def model_trouble(model: OwnModel) -> Trouble | None:
     if model.state == "failed":
         remedy = "load it again (`swarm models load`); `swarm doctor` looks at the engine and at the file"
         return Trouble("problem", f"model {model.id} failed: {model.reason or reason}", remedy)
+    if model.problem is not None and model.nodes:
+        remedy = "nothing to do: what runs on it may end, then it is loaded anew over whoever else lends memory"
+        return Trouble("warning", f"model {model.id}: {model.problem}", remedy)
     if model.problem is not None:
         remedy = "wait a moment: its engine is started again; if it stays, unload it and load it anew"
         return Trouble("problem", f"model {model.id}: {model.problem}", remedy)
