@@ -42,7 +42,7 @@ async def swarm(network: Network, tmp_path: Path, smollm2: Path) -> AsyncGenerat
     common = ("--federation", "--engines-dir", os.environ["SWARM_TEST_ENGINES"])
     host = (
         *common, "--engine", "llama-server", "--model", MODEL, "--models-dir", str(smollm2.parent), "--pool",
-        "--memory", HERE, "--context", "1024", "--workers", "2",
+        "--memory", HERE, "--context", "1024", "--workers", "1",
     )  # fmt: skip
     machines = network.machines
     nodes = [

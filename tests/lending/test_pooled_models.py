@@ -159,7 +159,7 @@ async def test_without_pool_nothing_is_borrowed_and_the_refusal_says_over_whom_i
         assert pooled.pooling.unused() == {}, "which is nobody's trouble"
 
 
-@pytest.mark.parametrize("how", ["killed", "silent", "memory"])
+@pytest.mark.parametrize("how", ["killed", pytest.param("silent", marks=pytest.mark.slow), "memory"])
 async def test_a_lost_lender_ends_the_answer_with_its_name_and_the_model_comes_back_over_the_other(
     tmp_path: Path, smollm2: Path, build: EngineBuild, how: str
 ) -> None:
