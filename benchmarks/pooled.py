@@ -43,7 +43,7 @@ from swarm.registry.pooled_fit import PoolMachine, pooled_load
 
 HOST, LENDERS = "den", ("attic", "hall")
 CONTEXT_TOKENS = 1024
-ANSWER_TOKENS, PROMPT_WORDS = 64, 400
+ANSWER_TOKENS, PROMPT_WORDS = 48, 300
 WITHIN_S = 120.0
 WAYS = ("node killed", "RPC server killed", "frozen", "cut off", "revoked")
 
