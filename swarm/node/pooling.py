@@ -23,7 +23,7 @@ from federation.lending import LendGrant, LendNews, LendRequest
 from federation.lending_client import HeldLease, lease_of, measured_bytes_per_s, open_byte_stream
 from federation.peer import Peer
 from federation.splice import SplicedEnd
-from federation.tasks import cancel_and_wait
+from federation.tasks import cancel_and_wait, report_crash
 from hardware.pools import PoolName
 from swarm.engines.engine import Engine, EngineBuild, EngineSpec
 from swarm.engines.pooled_engine import Endable, PooledEngine
@@ -53,7 +53,7 @@ LEAST_REST_S = 1.0  # between two loads of a model, however often offers change
 LOST_S = 600.0  # one that was lost is asked again when it answers anything; forgotten after that
 MOST_REST_S = 15.0
 MEASURE_BYTES = 4 << 20  # a gigabit link carries them in some 35 ms, and gets up to speed
-MEASURED_FOR_S = 600.0
+MEASURED_FOR_S, MEASURED_AGAIN_S = 600.0, 60.0  # the second where it could not be
 MOST_LEARNED = 64  # models whose layers are known; a few kB each
 RETRY_AFTER_S = 10
 RPC_PROGRAM = "ggml-rpc-server"
@@ -165,7 +165,7 @@ class NodePooling:
         self._link = link
         self._host_bytes_per_s = host_bytes_per_s
         self._doubts: dict[str, Doubt] = {}
-        self._links: dict[str, tuple[float, float]] = {}  # bytes a second, and until when that is believed
+        self._links: dict[str, tuple[float | None, float]] = {}  # bytes a second, and until when that is believed
         self._layers: dict[Path, LayerSizes] = {}
         self._changed = asyncio.Event()
 
@@ -312,11 +312,15 @@ class NodePooling:
 
     @asynccontextmanager
     async def watching(self, on_change: Callable[[], None]) -> AsyncGenerator[None]:
-        """While it runs, `on_change` is called when what lenders offer has changed, and links to them are measured."""
-        tasks = [
-            asyncio.create_task(self._watch(on_change), name="what lenders offer"),
-            asyncio.create_task(self._measure(), name="links to lenders"),
-        ]
+        """While it runs, `on_change` is called when what lenders offer has changed.
+
+        Links to them are measured where models may be loaded over them.
+        """
+        tasks = [asyncio.create_task(self._watch(on_change), name="what lenders offer")]
+        if self.rules.on:
+            tasks.append(asyncio.create_task(self._measure(), name="links to lenders"))
+        for task in tasks:
+            report_crash(task, log, f"{task.get_name()} are looked at no more")
         try:
             yield
         finally:
@@ -344,12 +348,13 @@ class NodePooling:
             for lender in self.lenders().usable:
                 if time.monotonic() < self._links.get(lender.node_id, (0.0, 0.0))[1]:
                     continue
+                speed = None
                 try:
                     speed = await self._link.measure(lender.address.url, MEASURE_BYTES)
                 except PeerError as error:
                     log.info("the link to %s is not measured: %s", lender.name, error)
-                else:
-                    self._links[lender.node_id] = (speed, time.monotonic() + MEASURED_FOR_S)
+                again_s = MEASURED_AGAIN_S if speed is None else MEASURED_FOR_S
+                self._links[lender.node_id] = (speed, time.monotonic() + again_s)
             await asyncio.sleep(LEAST_REST_S)
 
 

@@ -32,6 +32,8 @@ MODEL = "smollm2:135m:q4_1"
 HERE, LENT = "620M", "300M"  # the model takes 759 MiB
 READY_S = 90.0  # a load over a busy machine; a few seconds alone
 QUESTION = "What is the capital of France?"
+LONG_TOKENS = 100  # an answer of more is to last
+ENDS = ("0", "2")  # the tokens with which the model ends an answer
 KNOWN = "la Marseillaise"  # what the model says to it
 
 
@@ -82,10 +84,12 @@ async def machines_of(host: NodeProcess, without: str = "") -> tuple[str, ...]:
 
 @asynccontextmanager
 async def streamed(node: NodeProcess, text: str, tokens: int) -> AsyncGenerator[aiohttp.StreamReader]:
-    body = {
+    body: dict[str, object] = {
         "model": MODEL, "messages": [{"role": "user", "content": text}], "max_tokens": tokens, "temperature": 0,
         "stream": True,
     }  # fmt: skip
+    if tokens > LONG_TOKENS:
+        body["logit_bias"] = dict.fromkeys(ENDS, -100)
     async with (
         aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=READY_S)) as session,
         session.post(f"{node.url}/v1/chat/completions", json=body) as response,
