@@ -36,6 +36,7 @@ from swarm.generation import Delta, GenerationRequest
 SEED = 20_261_202
 MOST = 8  # answers at once
 LENGTHS = (16, 64, 128, 256, 512, 1024, 1536, 2048)  # of prompts
+BESIDE_TOKENS = 128  # few: what the answers beside it take is a larger part of the step
 STEPS = 32  # of an answer whose steps are measured
 CONTEXT_TOKENS = 4096
 COMMON_WORDS = (
@@ -108,10 +109,10 @@ async def step_s(engine: Engine, dice: random.Random, answers: int, prompt_token
 
 
 async def beside_s(engine: Engine, dice: random.Random, answers: int, alone_s: float, steps_s: float) -> float:
-    """By how much each running answer makes the step longer in which 512 tokens are read."""
+    """By how much each running answer makes the step longer in which BESIDE_TOKENS are read."""
     requests = [request(dice, 16, 2048) for _ in range(answers)]
     async with running(engine, requests):
-        took_s = await first_token_s(engine, request(dice, 512, 1))
+        took_s = await first_token_s(engine, request(dice, BESIDE_TOKENS, 1))
     return (took_s - steps_s / 2 - alone_s) / answers  # it begins in the middle of a step, on average
 
 
@@ -130,9 +131,11 @@ async def measured(engine: Engine, rounds: int) -> Pace:
         progress(f"a step of {answers}: {1000 * steps[-1]:.1f} ms ({1000 * min(took):.1f} to {1000 * max(took):.1f})")
     long = statistics.median([await step_s(engine, dice, 1, 2048) for _ in range(rounds)])
     context_s = max(0.0, (long - steps[0]) / 2048)
-    alone_s = dict(reads)[512]
-    beside = [await beside_s(engine, dice, 4, alone_s, steps[3]) for _ in range(2 * rounds)]
-    tps = 512 / alone_s
+    alone_s = dict(reads)[BESIDE_TOKENS]
+    beside = [
+        await beside_s(engine, dice, answers, alone_s, steps[answers - 1]) for _ in range(rounds) for answers in (4, 7)
+    ]
+    tps = 512 / dict(reads)[512]
     progress(
         f"beside a context of 2048: {1000 * long:.1f} ms; beside a prompt {1000 * statistics.median(beside):.1f} ms"
     )
