@@ -188,7 +188,7 @@ async def hold_ballot(
                     arrivals.start(other, leads=box.lead.is_in(other))
                 stopped_by = box.stop_reason()
             else:
-                shown = box.take(report)
+                shown = box.take(report, time.monotonic())
                 if shown is not None:
                     yield shown
                 elif isinstance(report.item, Candidate):

@@ -38,6 +38,7 @@ from swarm.generation import GAVE_WAY, Candidate, Delta, Finish
 from swarm.routing.peer_answers import OnEvent
 from swarm.routing.policy import Batch, OwnVoters, ReplicaKey, Reseat, key_of, seated_as_planned, source_at
 from swarm.routing.replica_client import Meter
+from swarm.routing.resumption import AnswersDiffer, Replay, Resumption, ShownAnswer, goes_on_after, not_resumed
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +52,15 @@ STOPS_THAT_SAVE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A batch that broke off; `missing` of its voters did not answer."""
+    """A batch that broke off; `missing` of its voters did not answer.
+
+    With `resumes` its first one leads, and the client has a part of its answer: that voter alone is to say it again.
+    """
 
     batch: Batch
     missing: int
     error: SwarmError
+    resumes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +80,15 @@ class Begun:
 class BallotResult:
     """How the ballot ended. `shown` of the leader is what the client has seen; `leader` its answer, if it came in.
 
-    `candidates` are everybody whose part is known, those that failed included.
+    `candidates` are everybody whose part is known, those that failed included; `resumed` says how the leader's answer
+    went on elsewhere, where it did.
     """
 
     verdict: Verdict
     leader: Candidate | None
     shown: StreamMode = StreamMode.BUFFER
     candidates: tuple[Candidate, ...] = ()
+    resumed: Resumption | None = None
 
 
 class BallotObserver(Protocol):
@@ -120,6 +127,7 @@ class BallotCall:
     `repeatable`: asked again it is to have the same outcome, so that little is left to who is how fast.
     In a `cascade` with a strong model that one alone is held back for `later`.
     `enough` votes end it where they are unanimous, and the rest is only asked where they are not; None: no number does.
+    Where the leader's node is lost its answer goes on elsewhere, if it `resumes`.
     `favourite` is the model whose greedy answer goes before others where answers are otherwise alike: the strongest's.
     """
 
@@ -145,6 +153,7 @@ class BallotCall:
     cascade: Cascade | None = None
     favourite: str | None = None
     enough: int | None = None
+    resumes: bool = False
 
     @property
     def ahead(self) -> int | None:
@@ -161,7 +170,7 @@ class BallotBox:
         self.failures: list[SwarmError] = []
         self.held = call.later
         self.asked = 0
-        self.lead = Leader(call.batches[0] if call.stream_leader else None, call.live)
+        self.lead = Leader(call.batches[0] if call.stream_leader else None, call.live, call.resumes)
         self._out: Counter[ReplicaKey] = Counter()
         self._last_news: tuple[int, ...] | None = None
         self._replaced: set[bool] = set()  # whether who gives way, and who does not
@@ -369,11 +378,11 @@ class BallotBox:
     def _sources_held(self) -> list[VoterSource]:
         return [source for batch in self.held for source in batch.sources]
 
-    def take(self, report: Report) -> Delta | Begun | None:
-        """Count a report; returns what the client gets of it, if it is one of the leader's."""
+    def take(self, report: Report, now_s: float = 0.0) -> Delta | Begun | None:
+        """Count a report of this instant; returns what the client gets of it, if it is one of the leader's."""
         item = report.item
         if isinstance(item, Delta | Finish):
-            return self.lead.take(report.batch, item)
+            return self.lead.take(report.batch, item, now_s)
         item = self._under_its_own_name(item.model_copy(update={"node_id": report.batch.replica.node_id}))
         self._out[key_of(report.batch.replica)] -= 1
         self._note_place(report.batch, item)
@@ -423,8 +432,11 @@ class BallotBox:
         log.log(logging.INFO if isinstance(failure.error, BadRequest) else logging.WARNING, "lost: %s", failure.error)
         self.lead.lost(failure.batch, failure.error)
         no_more = failure.batch.gives_way in self._replaced or self._deadly or not in_time
-        other = None if no_more else self.call.replace(self._unanswered(failure), self._planned())
+        unanswered = replace(failure, resumes=True) if self.lead.to_go_on else self._unanswered(failure)
+        other = None if no_more else self.call.replace(unanswered, self._planned())
         replaced = 0
+        if other is None and self.lead.to_go_on is not None:
+            raise self.lead.to_go_on
         if other is not None:
             self.lead.passes_to(other)
             self._replaced.add(failure.batch.gives_way)
@@ -535,7 +547,7 @@ class BallotBox:
         if len(self.candidates) == self._gave_way:
             raise no_candidate(self.failures, self.asked, stopped_by == "deadline", bool(self._gave_way))
         verdict = self._verdict(stopped_by, wasted_tokens, judge)
-        return BallotResult(verdict, self.lead.candidate, self.lead.shown, tuple(self._known))
+        return BallotResult(verdict, self.lead.candidate, self.lead.shown, tuple(self._known), self.lead.resumed)
 
     def _verdict(
         self,
@@ -577,10 +589,18 @@ def words_of(candidate: Candidate) -> str:
 class Leader:
     """Whose events are taken, what of them is shown, and whether the vote has to wait for the rest.
 
-    `shown` is what the client has seen; `candidate` the leader's whole answer once it is in.
+    `shown` is what the client has seen; `candidate` the leader's whole answer once it is in. One that `resumes` is said
+    again where its node is lost, and held against what was taken of it (`resumption.py`); `resumed` says how that was,
+    and `to_go_on` is the loss as long as nobody was found for it.
     """
 
-    def __init__(self, batch: Batch | None, live: StreamMode = StreamMode.LEADER) -> None:
+    def __init__(self, batch: Batch | None, live: StreamMode = StreamMode.LEADER, resumes: bool = False) -> None:
+        self._resumes = resumes
+        self._taken = ShownAnswer()
+        self._replay: Replay | None = None
+        self._loss: tuple[str, SwarmError] | None = None  # at which node, and how
+        self.to_go_on: SwarmError | None = None
+        self.resumed: Resumption | None = None
         self._batch = batch
         self._live = live
         self._missing = 0 if batch is None else len(batch.samplings)
@@ -599,10 +619,16 @@ class Leader:
         """The client has the beginning of an answer whose end is not here: the vote waits for it."""
         return self.shown in (StreamMode.LEADER, StreamMode.WORDS) and self.candidate is None
 
-    def take(self, batch: Batch, event: Delta | Finish) -> Delta | Begun | None:
-        """Take an event of `batch`'s first voter; what the client gets of it."""
+    def take(self, batch: Batch, event: Delta | Finish, now_s: float = 0.0) -> Delta | Begun | None:
+        """Take an event of `batch`'s first voter; what the client gets of it. Raises the loss where it is another's."""
         if batch is not self._batch:
             return None
+        if isinstance(event, Delta) and self._live == StreamMode.WORDS:
+            event = replace(event, tool_calls=())
+        new = self._new_in(event, batch.replica.node, now_s)
+        if new is None:
+            return None
+        event = new
         if isinstance(event, Finish):
             self._is_next = True
             return None
@@ -614,12 +640,29 @@ class Leader:
         begins, self._begun = not self._begun, True
         return part or (Begun() if begins else None)
 
+    def _new_in(self, event: Delta | Finish, node: str, now_s: float) -> Delta | Finish | None:
+        """What of `event` was not taken before the leader was lost."""
+        if self._replay is not None and self._loss is not None:
+            lost, error = self._loss
+            try:
+                new = self._replay.new_in(event)
+            except AnswersDiffer as differs:
+                raise not_resumed(error, [f"{node} {differs.why}"]) from error
+            if new is None:
+                return None
+            self._replay = None
+            self.resumed = Resumption(lost, node, self._taken.chars, now_s - self._taken.last_s)
+            event = new
+        if self._resumes and isinstance(event, Delta):
+            self._taken.add(event, now_s)
+        return event
+
     def _part_of(self, event: Delta) -> Delta | None:
         match self._live:
             case StreamMode.LEADER:
                 return event
             case StreamMode.WORDS:
-                return replace(event, tool_calls=()) if event.text or event.reasoning else None
+                return event if event.text or event.reasoning else None
             case StreamMode.REASONING:
                 return Delta(event.choice, reasoning=event.reasoning) if event.reasoning else None
             case StreamMode.BUFFER:
@@ -640,19 +683,26 @@ class Leader:
             raise PeerFailed(batch.replica.node, "did not end the answer that it was leading with")
 
     def lost(self, batch: Batch, error: SwarmError) -> None:
-        """`batch` has failed. Raises `error` where the client has half an answer: an honest error, never a splice."""
+        """`batch` has failed. Raises `error` where the client has half an answer that cannot go on: never a splice."""
         if batch is not self._batch or self.candidate is not None:
             return
         if self.pending:
-            raise error
+            if not self._resumes or not goes_on_after(error) or self._replay is not None:
+                raise error
+            self.to_go_on, self._loss = error, (batch.replica.node, error)
         self._batch, self._is_lost = None, True
 
     def passes_to(self, batch: Batch) -> None:
         """`batch` was found for one that failed: it leads where the leader is lost, and nothing was shown yet.
 
-        Not one that gives way: it may be stopped in mid-answer, and what was shown would have no end.
+        Not one that gives way: it may be stopped in mid-answer, and what was shown would have no end. Where something
+        was, the leader is one that says it again.
         """
-        if self._is_lost and not batch.gives_way and self.shown == StreamMode.BUFFER:
+        if self.to_go_on is not None:
+            self.to_go_on, self._replay = None, self._taken.replay()
+            self._batch, self._is_next, self._is_lost = batch, False, False
+            self._missing = len(batch.samplings)
+        elif self._is_lost and not batch.gives_way and self.shown == StreamMode.BUFFER:
             self._batch, self._is_next, self._is_lost = batch, False, False
             self._missing = len(batch.samplings)
 

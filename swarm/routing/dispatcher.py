@@ -114,6 +114,7 @@ from swarm.routing.replicas import (
     resting_replicas,
     served_models,
 )
+from swarm.routing.resumption import computes_alike
 from swarm.routing.router import DEFAULT_LIMITS, AnswerListener, FailureLimits, Router, RoutingListener
 from swarm.routing.rules import RoutingRules, names_of, node_called, on_node
 from swarm.routing.single import FAILING_OVER, SingleAnswer
@@ -619,6 +620,9 @@ class Dispatcher:
                                 if observer is not None:
                                     observer.counted(item)
                                 self._remember(plan, item)
+                                if item.resumed is not None:
+                                    for listener in self._router.listeners:
+                                        listener.resumed()
                                 self._settle(item.verdict, options)
                             shown = shown or isinstance(item, Delta)
                             yield item
@@ -722,6 +726,7 @@ class Dispatcher:
             cascade=plan.cascade,
             enough=enough,
             favourite=seats[0].model if greedy[seats[0].model] else None,
+            resumes=repeatable and options.resume,
         )
 
     def _reseat(self, request: GenerationRequest, plan: Plan) -> Reseat:
@@ -780,6 +785,7 @@ class Dispatcher:
         `greedy` counts the seats of each model that were given so, those lost included.
 
         Where the best has its share of the seats already, the next best that has not; else own workers, which queue.
+        A leader of whose answer the client has a part is replaced alone, where it says the same.
         """
         if isinstance(failure.error, BadRequest | EngineDied) or not failure.missing:
             return None
@@ -791,11 +797,15 @@ class Dispatcher:
             if lost.model != plan.strong:  # of the others it is decided without the lost
                 return None
             others = [replica for replica in others if replica.model == lost.model]
+        if failure.resumes:
+            others = [replica for replica in others if computes_alike(lost, replica)]
         fit = fit_to_vote(self._able_among(others, request), asked_for=not plan.idle_only)
         room = {replica: room_left(replica, share, seated) for replica in by_our_measure(fit)}
         best = next((r for r in room if room[r]), None) or next((r for r in room if r.local), None)
         if best is None or not self._router.may_retry(lost, failure.error):
             return None
+        if failure.resumes:
+            return failure.batch.moved(best, 1)
         batch = failure.batch.moved(best, min(failure.missing, room[best] or best.slots))
         others = greedy - Counter({lost.model: sum(each.greedy for each in batch.samplings)})
         drawn = temperatures(request, question)

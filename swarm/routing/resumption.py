@@ -108,6 +108,11 @@ def computes_alike(lost: Replica, other: Replica) -> bool:
     )
 
 
+def goes_on_after(failure: SwarmError) -> bool:
+    """Whether an answer that ended so may go on elsewhere."""
+    return isinstance(failure, GONE_FROM_UNDER_IT) and not isinstance(failure, DeadlineExceeded)
+
+
 def not_resumed(failure: SwarmError, tries: Sequence[str]) -> SwarmError:
     """`failure`, by which an answer broke off, with what became of the `tries` to go on with it."""
     if not tries:
@@ -291,7 +296,7 @@ class Continuity:
         if self._replay is not None:
             self.cannot(replica, f"failed ({failure})")
             return
-        if isinstance(failure, DeadlineExceeded) or not isinstance(failure, GONE_FROM_UNDER_IT):
+        if not goes_on_after(failure):
             raise failure
         self._lost, self._failure, self._tries = replica, failure, []
         self._begin_again()

@@ -545,6 +545,57 @@ async def test_who_goes_on_may_have_to_wait_for_a_worker() -> None:
         assert swarm.asked == {"attic": 1, "kitchen": 1}
 
 
+VOTE: dict[str, Any] = {"temperature": 0.7, "seed": 7, "swarm": {"votes": 2, "min_votes": 2, "stream": "leader"}}
+
+
+async def test_the_leader_of_a_vote_goes_on_elsewhere() -> None:
+    """A stream shows its answer while the vote runs; the voter in its place says it again, and has its vote."""
+    async with Swarm() as swarm:
+        gate = asyncio.Event()
+        for name in ("attic", "cellar"):
+            await swarm.add(name, "one ", "two ", gate, "three")
+        await swarm.add("kitchen", rules=IN_TURN)
+        async with asking(swarm.client, **VOTE) as stream:
+            await stream.until(b"two ")
+            await swarm.nodes["attic"].stop()
+            gate.set()
+            await stream.rest()
+        assert stream.error is None
+        assert stream.said == "one two three"
+        told = stream.account["resumed"]
+        assert told.pop("gap_ms") >= 0
+        assert told == {"from": "attic", "to": "cellar", "at_chars": 8, "how": "replay"}
+        assert (stream.account["votes"], stream.account["confirmed"]) == (2, True)
+        assert len(stream.ids) == 1
+        first, again = swarm.engines["attic"].requests[0], swarm.engines["cellar"].requests[-1]
+        assert (first.seed, first.temperature) == (again.seed, again.temperature)
+
+
+@pytest.mark.parametrize(
+    ("fields", "again"),
+    [({}, "twelve"), ({"seed": None}, "two "), ({"swarm": {**VOTE["swarm"], "resume": False}}, "two ")],
+    ids=["other words", "no seed", "not wanted"],
+)
+async def test_where_the_leaders_answer_may_be_another_the_stream_ends(fields: dict[str, Any], again: str) -> None:
+    async with Swarm() as swarm:
+        gate, steps = asyncio.Event(), ["one ", "two "]
+        for name in ("attic", "cellar"):
+            await swarm.add(name, *steps, gate, "three")
+        swarm.engines["cellar"].script = lambda _, voter: (
+            ["one ", "two ", gate, "three"] if voter == 0 else ["one ", again, "three"]
+        )
+        await swarm.add("kitchen", rules=IN_TURN)
+        async with asking(swarm.client, **(VOTE | fields)) as stream:
+            await stream.until(b"two ")
+            await swarm.nodes["attic"].stop()
+            gate.set()
+            await stream.rest()
+        assert stream.said == "one two "
+        assert stream.error is not None
+        assert stream.error["code"] == "peer_failed"
+        assert b"[DONE]" not in stream.heard
+
+
 LETTERS = ["o", "n", "e", " ", "t", "w", "o", ".", "t", "h", "r", "e", "e"]  # what the scripted engine has for tokens
 AT_ONCE = FailureLimits(continued_s=0.0)
 

@@ -10,13 +10,14 @@ import pytest
 from swarm.consensus.options import Strategy, StreamMode
 from swarm.consensus.question import Question
 from swarm.consensus.waves import SamplingChange
-from swarm.errors import EngineFailed, PeerFailed
+from swarm.errors import EngineDied, EngineFailed, PeerFailed, PeerSilent, PeerVanished, SwarmError
 from swarm.generation import Candidate, Delta, Finish, GenerationRequest, JsonObject, ToolCallDelta, Usage
 from swarm.registry.weights_file import Measured, Weights
 from swarm.routing.ballot_box import Begun, Leader
 from swarm.routing.peer_answers import LeaderLine, LeaderStep
 from swarm.routing.policy import Batch, measured_odds, stream_mode, strongest_first
 from swarm.routing.replicas import Replica
+from swarm.routing.resumption import Resumption
 
 WORD, THOUGHT, BOTH = Delta(0, "word"), Delta(0, reasoning="hm"), Delta(0, "word", "hm")
 END = Finish(0, "stop", Usage())
@@ -214,6 +215,66 @@ def test_a_leader_lost_in_mid_answer_is_an_error() -> None:
     lead.take(mine, WORD)
     with pytest.raises(EngineFailed, match="broke"):
         lead.lost(mine, BROKE)
+
+
+LOST = PeerSilent("a", "silent")
+
+
+def resuming(*events: Delta, live: StreamMode = StreamMode.LEADER) -> tuple[Leader, Batch]:
+    """A leader that goes on elsewhere, lost after `events`, a second each; and who was found for it."""
+    mine, other = batch(seats=2), batch("b")
+    lead = Leader(mine, live, resumes=True)
+    for number, event in enumerate(events):
+        lead.take(mine, event, float(number))
+    lead.lost(mine, LOST)
+    assert lead.to_go_on is LOST
+    lead.passes_to(other)
+    assert lead.to_go_on is None
+    assert lead.pending, "the vote waits for it"
+    return lead, other
+
+
+def test_a_leader_lost_in_mid_answer_goes_on_where_it_is_the_same() -> None:
+    lead, other = resuming(Delta(0, "one "), Delta(0, "two "))
+    assert lead.take(other, Delta(0, "one tw"), 5.0) is None
+    assert lead.take(other, Delta(0, "o three"), 6.0) == Delta(0, "three")
+    assert lead.take(other, END, 7.0) is None
+    lead.arrived(other, Candidate(voter="v", text="one two three"))
+    assert lead.candidate is not None
+    assert lead.resumed == Resumption("a", "b", 8, 5.0)
+
+
+def test_a_leader_that_says_something_else_the_second_time_is_the_loss_of_the_first() -> None:
+    lead, other = resuming(Delta(0, "one "), Delta(0, "two "))
+    with pytest.raises(PeerSilent, match="b answers otherwise after 5 characters"):
+        lead.take(other, Delta(0, "one three"), 5.0)
+
+
+def test_a_leader_that_is_lost_while_it_says_it_again_is_an_error() -> None:
+    lead, other = resuming(Delta(0, "one "))
+    with pytest.raises(PeerFailed, match="gone, too"):
+        lead.lost(other, PeerVanished("b", "gone, too"))
+
+
+def test_of_a_leader_that_may_call_the_words_are_held_against_what_was_shown() -> None:
+    """Its calls do not travel while they are made, and are not shown."""
+    call = Delta(0, tool_calls=(ToolCallDelta(0, "c", "f", "{}"),))
+    lead, other = resuming(Delta(0, "one "), call, live=StreamMode.WORDS)
+    assert lead.take(other, Delta(0, "one "), 5.0) is None
+    assert lead.take(other, call, 5.0) is None
+    assert lead.take(other, Delta(0, "two"), 6.0) == Delta(0, "two")
+
+
+@pytest.mark.parametrize(
+    ("resumes", "error"), [(False, LOST), (True, BROKE), (True, EngineDied("died")), (True, PeerFailed("a", "rubbish"))]
+)
+def test_a_leader_lost_otherwise_is_an_error(resumes: bool, error: SwarmError) -> None:
+    mine = batch()
+    lead = Leader(mine, resumes=resumes)
+    lead.take(mine, WORD)
+    with pytest.raises(type(error)) as raised:
+        lead.lost(mine, error)
+    assert raised.value is error
 
 
 def test_a_leader_lost_while_it_thinks_costs_its_thoughts_alone() -> None:

@@ -32,7 +32,14 @@ from swarm.gateway.answers.answer_form import (
     show_standing,
 )
 from swarm.gateway.answers.model_names import RequestedNames
-from swarm.gateway.answers.request_context import AnswerRequest, RequestContext, confirmed, may_leave, winner_of
+from swarm.gateway.answers.request_context import (
+    AnswerRequest,
+    RequestContext,
+    confirmed,
+    may_leave,
+    resumed_object,
+    winner_of,
+)
 from swarm.gateway.answers.request_images import RequestImages
 from swarm.gateway.answers.tool_instructions import ToolInstructions
 from swarm.gateway.http.bodies import BODY_BYTES, SCHEMAS_ON_LOOP_BYTES, compact, off_loop
@@ -341,6 +348,8 @@ def stream_result(outcome: BallotResult) -> StreamResult:
     """What follows from a streamed ballot. `fields` belong into the `swarm` object, over what the verdict says."""
     winner, leader = winner_of(outcome.verdict), outcome.leader
     fields: JsonObject = {"stream": outcome.shown.value}
+    if outcome.resumed is not None:
+        fields["resumed"] = resumed_object(outcome.resumed)
     if outcome.shown == StreamMode.BUFFER:
         return StreamResult(winner, winner, fields)
     agreed = confirmed(outcome)

@@ -165,7 +165,8 @@ class SwarmReport(BaseModel):
     ] = None
     routed: Annotated[SwarmRoute | None, Field(description="Single answers: who was asked, and why")] = None
     resumed: Annotated[
-        SwarmResumed | None, Field(description="Streamed single answers: how it went on after its node was lost")
+        SwarmResumed | None,
+        Field(description="Streamed answers, of a vote the leader's: how it went on after its node was lost"),
     ] = None
     loaded: Annotated[
         SwarmLoaded | None, Field(description="What was loaded for this request; left out where it ran already")
