@@ -578,12 +578,14 @@ async def test_the_leader_of_a_vote_goes_on_elsewhere() -> None:
 )
 async def test_where_the_leaders_answer_may_be_another_the_stream_ends(fields: dict[str, Any], again: str) -> None:
     async with Swarm() as swarm:
-        gate, steps = asyncio.Event(), ["one ", "two "]
+        gate = asyncio.Event()
+
+        def script(_: Any, voter: int) -> Sequence[Step]:
+            return ["one ", "two ", gate, "three"] if voter == 0 else ["one ", again, "three"]
+
         for name in ("attic", "cellar"):
-            await swarm.add(name, *steps, gate, "three")
-        swarm.engines["cellar"].script = lambda _, voter: (
-            ["one ", "two ", gate, "three"] if voter == 0 else ["one ", again, "three"]
-        )
+            await swarm.add(name, "one ", "two ", gate, "three")
+        swarm.engines["cellar"].script = script
         await swarm.add("kitchen", rules=IN_TURN)
         async with asking(swarm.client, **(VOTE | fields)) as stream:
             await stream.until(b"two ")
