@@ -23,7 +23,7 @@ from swarm.node.pooling import NodePooling, PooledFile
 from swarm.node.settings import Settings
 from swarm.registry.catalogue import Catalogue, CatalogueChoice, Format
 from swarm.registry.download import Nearby, download, download_choice
-from swarm.registry.elsewhere import Elsewhere, OtherNode, SwarmMemory, where_else
+from swarm.registry.elsewhere import OtherNode, SwarmMemory, Whereabouts, where_else
 from swarm.registry.embedded import embedded_model_path, is_shipped
 from swarm.registry.fit import (
     Capacity,
@@ -132,7 +132,7 @@ def fit_here(
     swarm = SwarmMemory(PoolMachine("this node", None, capacity.free_bytes, speed), tuple(others))
     here = local.by_id()
 
-    def look_elsewhere(fit: Fit) -> Elsewhere:
+    def look_elsewhere(fit: Fit) -> Whereabouts:
         choice, shape = fit.choice, capacity.shape(fit.choice)
 
         def layers() -> LayerSizes:

@@ -38,7 +38,7 @@ class SwarmMemory:
 
 
 @dataclass(frozen=True, slots=True)
-class Elsewhere:
+class Whereabouts:
     """Where a model fits: alone `on` nodes, else over the machines of `plan`; `refused` says why not over any.
 
     `warnings` are of the plan, or of lenders that are too far away for one.
@@ -57,13 +57,13 @@ class Elsewhere:
         return "" if self.plan is None else f"only over {self.plan.over}"
 
 
-NOWHERE = Elsewhere()
+NOWHERE = Whereabouts()
 SHOWN_NODES = 3  # that would hold a model, in one line
 
 
 def where_else(
     need_bytes: int, layers: Callable[[], LayerSizes], load: Load, memory: SwarmMemory, *, gguf: bool = True
-) -> Elsewhere:
+) -> Whereabouts:
     """Where a model that needs `need_bytes` here fits; `layers` are asked for where no other node holds it alone.
 
     Only a model in GGUF is put over several machines.
@@ -73,11 +73,11 @@ def where_else(
         key=lambda other: (-(other.free_bytes or 0), other.node),
     )
     if roomy:
-        return Elsewhere(on=tuple(other.node for other in roomy[:SHOWN_NODES]))
+        return Whereabouts(on=tuple(other.node for other in roomy[:SHOWN_NODES]))
     if not gguf or len(memory.machines) < 2:
         return NOWHERE
     try:
         plan = pooled_plan(layers(), load, memory.machines)
     except PooledMisfit as error:
-        return Elsewhere(refused=str(error), warnings=too_far(memory.machines))
-    return Elsewhere(plan=plan, warnings=plan.warnings) if len(plan.nodes) > 1 else NOWHERE
+        return Whereabouts(refused=str(error), warnings=too_far(memory.machines))
+    return Whereabouts(plan=plan, warnings=plan.warnings) if len(plan.nodes) > 1 else NOWHERE

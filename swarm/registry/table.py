@@ -8,13 +8,13 @@ from typing import Protocol
 
 from federation.printable_text import aligned
 from swarm.registry.catalogue import GIGA, Catalogue, CatalogueChoice, Format
-from swarm.registry.elsewhere import NOWHERE, Elsewhere
+from swarm.registry.elsewhere import NOWHERE, Whereabouts
 from swarm.registry.fit import LEAST_TOKENS_PER_S, Capacity, Fit, best_first, is_quick, rate_text
 from swarm.registry.model_memory import size_text
 from swarm.registry.stored import ModelRole, StoredModel, StoredModels
 
 JsonRow = dict[str, str | int | float | bool | list[str] | dict[str, str] | dict[str, list[str]] | None]
-LookElsewhere = Callable[[Fit], Elsewhere]  # where else a model fits that does not fit here
+LookElsewhere = Callable[[Fit], Whereabouts]  # where else a model fits that does not fit here
 STATES = ("ready", "loading", "draining", "unloading", "failed", "available")  # as they are listed
 
 ROLE_WORDS: Mapping[ModelRole, str | None] = {"writes": None, "embeds": "embedding", "reranks": "reranking"}
@@ -105,7 +105,7 @@ class FitRow:
     warnings: tuple[str, ...] = ()
 
 
-def nowhere(_: Fit) -> Elsewhere:
+def nowhere(_: Fit) -> Whereabouts:
     """Where a machine is alone."""
     return NOWHERE
 

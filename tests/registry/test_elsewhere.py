@@ -7,7 +7,7 @@ import json
 import pytest
 
 from swarm.registry.catalogue import Catalogue
-from swarm.registry.elsewhere import NOWHERE, Elsewhere, OtherNode, SwarmMemory, where_else
+from swarm.registry.elsewhere import NOWHERE, OtherNode, SwarmMemory, Whereabouts, where_else
 from swarm.registry.fit import Capacity, Fit
 from swarm.registry.layer_sizes import LayerSizes, estimated_layers
 from swarm.registry.model_memory import GIB, Load, ModelShape
@@ -36,7 +36,7 @@ def test_one_machine_comes_first_the_roomiest_of_all() -> None:
     lender = OtherNode("hall", 14 * GIB, lends("hall", 14))
     memory = SwarmMemory(HERE, (OtherNode("attic", 30 * GIB), lender, OtherNode("den", 40 * GIB), OtherNode("loft")))
     found = where_else(25 * GIB, never, LOAD, memory)
-    assert found == Elsewhere(on=("den", "attic"))
+    assert found == Whereabouts(on=("den", "attic"))
     assert found.words == "fits on den and attic"
 
 
@@ -83,7 +83,7 @@ def test_the_fit_table_says_where_each_model_fits() -> None:
         (OtherNode("attic", 12 * GIB, lends("attic", 12, rtt_s=0.012)), OtherNode("hall", 9 * GIB, lends("hall", 8))),
     )
 
-    def elsewhere(fit: Fit) -> Elsewhere:
+    def elsewhere(fit: Fit) -> Whereabouts:
         shape = fit.choice.shape
         active = (fit.choice.entry.active_params_b or shape.params_b) / shape.params_b
         return where_else(fit.need.total_bytes, lambda: estimated_layers(shape, active), capacity.load, memory)
