@@ -383,14 +383,15 @@ class PooledModel:
         self._load = load
         self._ask = ask
         self._nodes: tuple[str, ...] = ()  # over which it was loaded last
+        self._over_others = False
 
     @property
     def rules(self) -> PoolRules:
         return self._pooling.rules
 
     async def rest(self, seconds: float) -> None:
-        """See `NodePooling.rest`."""
-        await self._pooling.rest(seconds)
+        """See `NodePooling.rest`; all of it where the model was loaded here alone, and broke by itself."""
+        await (self._pooling.rest(seconds) if self._over_others else asyncio.sleep(seconds))
 
     def options(self, host_free_bytes: int) -> tuple[LoadOption, ...]:
         """How it is loaded over the lenders of now, with so much free here: one way, which waits where none is."""
@@ -409,6 +410,7 @@ class PooledModel:
 
     async def load(self, option: LoadOption) -> Engine:
         """The engine over whoever lends now. Raises LenderLost where they do not hold it, and EngineFailed."""
+        self._over_others = True
         await asyncio.to_thread(self._pooling.learn, self._file.path)
         refused: dict[str, str] = {}
         while True:

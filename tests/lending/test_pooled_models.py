@@ -263,3 +263,18 @@ async def test_nobody_but_this_nodes_engine_reaches_a_lender_through_its_port(
             await asyncio.wait_for(reader.readexactly(1), SEEN_S)
         writer.close()
         assert KNOWN in await pooled.says(), "and nothing has happened to the model"
+
+
+async def test_a_model_that_breaks_here_alone_waits_as_long_as_any_other(
+    tmp_path: Path, smollm2: Path, build: EngineBuild
+) -> None:
+    """Its lenders come and go meanwhile, which is nothing to it."""
+    async with host(tmp_path, smollm2, build, ("attic", LENT_MIB), here_mib=1000) as alone:
+        model = alone.models.find(MODEL)
+        assert model is not None
+        resting = asyncio.create_task(model.rest(3600.0))
+        alone.swarm.gone.add("attic")
+        done, _ = await asyncio.wait({resting}, timeout=2.0)
+        assert not done
+        resting.cancel()
+        await asyncio.wait({resting})
