@@ -121,6 +121,11 @@ async def test_a_lost_lender_is_told_and_the_model_comes_back_over_the_other(
     assert KNOWN in await said(host)
     assert KNOWN in await said(lenders[0]), "any node answers for it"
     lost = next(node for node in lenders if node.name == name)
+    seen = json.loads(await get_text(f"{lost.url}/v1/federation/health") or "{}")
+    (part,) = seen["lending"]["lent"]
+    assert (part["node"], part["model"]) == (host.name, MODEL), "the lender says to whom and for what"
+    (peer,) = (peer for peer in seen["peers"] if peer["name"] == host.name)
+    assert peer["pooled"] == {MODEL: [host.name, lost.name]}
     async with streamed(host, "Tell a very long story. " * 20, 800) as lines:
         while not (await lines.readline()).startswith(b"data: {"):
             pass
