@@ -188,6 +188,8 @@ def test_the_closest_table_is_a_model_s(model_id: str, also: tuple[str, ...], ta
         ("ttl = true", "ttl = True is no time"),
         ("memory = '8'", "memory = '8' is no size: write it like 512M, 8G or 1.5G"),
         ("memory = 5", "memory = 5 is out of range: use 1M to 1024T"),
+        ("pool = 3", 'pool = 3 is neither true nor names of nodes: use true, or ["attic"]'),
+        ("pool = []", "pool = [] is neither true nor names"),
         ("max_models = 0", "max_models = 0 is out of range: use 1 to 64"),
         ("max_models = 1\nmodel = ['a', 'b']", "max_models = 1 is fewer than the 2 of --model, which stay loaded"),
         ("models_dir = 3", "models_dir = 3 is not a list"),
@@ -245,3 +247,15 @@ def test_a_text_stands_for_a_list_of_one_and_a_long_value_is_cut(tmp_path: Path)
     with pytest.raises(SetupError) as caught:
         make_settings({"engine": "x" * 10_000}, None, {})
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("text", "pool"), [("", False), ("pool = true", True), ("pool = ['attic', 'hall']", ("attic", "hall"))]
+)
+def test_a_file_may_name_lenders_that_are_taken_in_any_case(
+    tmp_path: Path, text: str, pool: bool | tuple[str, ...]
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+    assert make_settings({}, config, {}).pool == pool
+    assert make_settings({"pool": True}, config, {}).pool is True, "the option says that it may, and names nobody"
