@@ -134,6 +134,7 @@ class NodeLending:
         say: Callable[[str], None],
         drain_s: float = DRAIN_S,
     ) -> None:
+        self.has_lent = False  # ... since this node began: until then nothing here is to be asked
         self._settings = settings
         self._is_paired = is_paired
         self._name_of = name_of
@@ -192,6 +193,7 @@ class NodeLending:
         if not self._leases:
             await asyncio.to_thread(pruned, parts.cache, limit_bytes)
         self._parts = parts
+        self.has_lent = True
         if self._memory is None or not self._leases:
             self._memory = LentMemory(limit_bytes, parts.program.build, trial.rpc)
         else:

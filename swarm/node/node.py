@@ -254,7 +254,7 @@ class Node:
             return next((peer.label for peer in self.membership.peers() if peer.id == member), member[:12])
 
         lending = NodeLending(self.settings, lambda: trust.mode == "paired", name_of, self._console.say)
-        self.pool.held_beside = lending.holdings
+        self.pool.held_beside = lambda: lending.holdings() if lending.has_lent else ()
         try:
             async with lending.stopping_with(self.condition):
                 yield lending
@@ -318,7 +318,7 @@ class Node:
             machine=self._machine_trouble,
             usage_file=self.settings.data_path / USAGE_FILE,
             given_names_file=self.settings.data_path / GIVEN_NAMES_FILE,
-            lent=lambda: () if self._lending is None else self._lending.lent(),
+            lent=lambda: self._lending.lent() if self._lending is not None and self._lending.has_lent else (),
             unused_lenders=lambda: {} if self._pooling is None else self._pooling.unused(),
             lender=lambda: self._lending if self._lending is not None and self._lending.offer() else None,
             log_ring=kept_lines(),
@@ -560,5 +560,5 @@ class Node:
             mode=trust.mode,
             roster=None if trust.roster is None else trust.roster.digest,
             loadable=self._loadables.digest,
-            lends=None if self._lending is None else self._lending.offer(),
+            lends=self._lending.offer() if self._lending is not None and self._lending.has_lent else None,
         )
