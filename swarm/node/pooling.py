@@ -61,7 +61,7 @@ WITH_RPC = "that reaches others' memory (ggml-rpc-server beside it): `swarm engi
 
 log = logging.getLogger(__name__)
 
-Ask = Callable[[LendingPeer, int, int], LendRequest]
+AskLender = Callable[[LendingPeer, int, int], LendRequest]
 
 
 class LendingLink(Protocol):
@@ -208,7 +208,7 @@ class NodePooling:
         self.doubt(lender, f"it takes its memory back ({why})", DRAINED_S)
 
     async def borrow(
-        self, plan: PooledPlan, lenders: Lenders, load: Load, ask: Ask
+        self, plan: PooledPlan, lenders: Lenders, load: Load, ask: AskLender
     ) -> tuple[list[Borrowing], dict[str, str]]:
         """A lease of every lender of the plan; and of those that refused, by their ids, why: then nothing is held."""
         by_id = {lender.node_id: lender for lender in lenders.usable}
@@ -373,7 +373,7 @@ class PooledModel:
         room: Callable[[], Awaitable[int]],
         spec: Callable[[LoadOption], EngineSpec],
         load: Callable[[EngineSpec], Awaitable[Engine]],
-        ask: Ask,
+        ask: AskLender,
     ) -> None:
         self._pooling = pooling
         self._file = file

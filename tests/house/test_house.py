@@ -29,8 +29,9 @@ MOST_PASSED: Final = {  # as `benchmarks/walks.py` counts; what is touched depen
     "chat": {"files": 42, "touched": 76, "hand_offs": 88, "generators": 6},
     # What peers told is kept peer by peer, in a file of its own beside what is made of it.
     "mdns": {"files": 17, "touched": 24, "hand_offs": 30, "generators": 0},
-    # An engine is chosen among those that are here, and says what it can; a load that takes long says how far it is.
-    "model": {"files": 54, "touched": 66, "hand_offs": 114, "generators": 7},
+    # An engine is chosen among those that are here, and says what it can; a load that takes long says how far it is;
+    # what does not fit is planned over members that lend.
+    "model": {"files": 55, "touched": 66, "hand_offs": 114, "generators": 7},
 }
 
 

@@ -15,6 +15,7 @@ TESTS = Path(__file__).resolve().parents[1]
 ALLOWED = {
     ("doubles/llama_server_program.py", "stay"): "a program that runs until it is ended",
     ("doubles/loop_watch.py", "beat"): "measures how late a clock is",
+    ("doubles/lending_nodes.py", "__aenter__"): "looks again at a condition, of another process",
     ("doubles/opened_node.py", "never_closed"): "a program that hangs",
     ("doubles/scripted_generator.py", "_next"): "a generator takes its time for a token of an answer without an end",
     ("doubles/tool_hosts.py", "until"): "looks again at a condition, of another process",
@@ -27,6 +28,10 @@ ALLOWED = {
     ("faults/slow_line.py", "deliver"): "a line that takes its time",
     ("faults/watch.py", "_again_and_again"): "nodes are looked at so often",
     ("federation/test_federation_client.py", "beat"): "a peer whose heartbeats come in time",
+    (
+        "lending/test_rogue_guests.py",
+        "test_a_guest_that_never_reads_costs_the_lender_no_memory",
+    ): "memory is watched a while",
     ("hostile/slow_clients.py", "_drip"): "an attacker whose bytes come slowly",
     ("hostile/test_hostile_states.py", "drip"): "a peer whose bytes come slowly",
 }
