@@ -65,7 +65,7 @@ def problems(entry: dict[str, Any]) -> list[str]:
     kind = "-".join(filter(None, [entry["kind"].lower(), group.split(".")[0], version]))
     if kind not in schemas():
         return [f"no schema of {kind}: scripts/kubernetes-schemas writes those of all manifests"]
-    validator = Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": schemas()})
+    validator: Any = Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": schemas()})
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(entry)]
 
 
