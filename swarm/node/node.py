@@ -451,13 +451,14 @@ class Node:
 
     async def _make_pooling(self, engines: NodeEngines) -> NodePooling | None:
         """Who lends to this node; None where it has no peers. Raises SetupError where --pool cannot be."""
-        settings, build = self.settings, pooling_build(engines.builds)
-        if settings.pool and not settings.federated:
-            raise SetupError("--pool is for models over several nodes: give --federation or --peer, too")
+        settings = self.settings
+        if not settings.federated:
+            if settings.pool:
+                raise SetupError("--pool is for models over several nodes: give --federation or --peer, too")
+            return None
+        build = pooling_build(engines.builds)
         if settings.pool and build is None:
             raise SetupError(f"--pool needs a llama-server {WITH_RPC}")
-        if not settings.federated:
-            return None
         named = settings.pool if isinstance(settings.pool, tuple) else ()
         speed = None
         if build is not None:
