@@ -21,6 +21,8 @@ from swarm.generation import EventStream, GenerationRequest, JsonObject, Prompt
 
 log = logging.getLogger(__name__)
 
+JUDGED_S = 3.0  # for an engine that ended to be looked at: its last words take a moment
+
 T = TypeVar("T")
 
 
@@ -49,6 +51,10 @@ class Parts(Protocol):
         """Why nobody is to be sent there any more, while what runs may end; None while all is well."""
         ...
 
+    def judge(self, text: str) -> LenderLost | None:
+        """Complete `lost` where it was a lender's fault that the engine ended, which said `text`; else None."""
+        ...
+
     def idle(self, is_idle: Callable[[], bool]) -> None:
         """`is_idle` says whether nothing runs, for a lender that takes its memory back as soon as it may."""
         ...
@@ -74,7 +80,7 @@ class PooledEngine:
     async def _watch(self) -> None:
         """Complete `failed` when a part is lost or the engine breaks, whichever is first."""
         await asyncio.wait({self._engine.failed, self._parts.lost}, return_when=asyncio.FIRST_COMPLETED)
-        lost = self.lost
+        lost = self.lost or self._parts.judge(self._engine.failed.result())
         if lost is None:
             self.failed.set_result(self._engine.failed.result())
             return
@@ -128,12 +134,14 @@ class PooledEngine:
                 async for event in events:
                     yield event
         except (EngineDied, Unavailable) as error:
-            raise self._why(error) from error
+            raise await self._why(error) from error
         finally:
             self._running -= 1
 
-    def _why(self, error: EngineDied | Unavailable) -> EngineDied | Unavailable | LenderLost:
+    async def _why(self, error: EngineDied | Unavailable) -> EngineDied | Unavailable | LenderLost:
         """What became of a request: a new error for each, since each is told to somebody else."""
+        if self.lost is None and isinstance(error, EngineDied):  # whose fault that is, its last words say
+            await asyncio.wait({self.failed}, timeout=JUDGED_S)
         lost = self.lost
         return error if lost is None else LenderLost(lost.lender, str(lost), lost.retry_after_s)
 
@@ -142,7 +150,7 @@ class PooledEngine:
         try:
             return await answer
         except (EngineDied, Unavailable) as error:
-            raise self._why(error) from error
+            raise await self._why(error) from error
         finally:
             self._running -= 1
 

@@ -30,7 +30,10 @@ LOOPBACK = "127.0.0.1"
 MOST_STREAMS = 32  # of one lender at once: llama.cpp has one, and a few one after another while it loads
 WHY_S = 1.0  # for a lender to say why, once its stream has ended
 DRAIN_MARGIN_S = 5.0  # before a lender takes its memory, what runs is ended here, and told why
+EARLY_S = 5.0  # a model that was ready for less was of no use to anybody
 DRAIN_S = 30.0  # where it does not say how long it waits
+# What ends an engine to which a lender says what no RPC server does: RPC_STATUS_ASSERT of ggml-rpc.cpp.
+RUBBISH_WORDS = "Remote RPC server crashed or returned malformed response"
 LOOK_S = 0.05  # between two looks at whether nothing runs any more
 
 log = logging.getLogger(__name__)
@@ -70,6 +73,10 @@ class Faults(Protocol):
 
     def drains(self, lender: LendingPeer, why: str) -> None:
         """It takes its memory back."""
+        ...
+
+    def ended_early(self, lender: LendingPeer, why: str) -> None:
+        """A model was lost over it before it was of any use."""
         ...
 
 
@@ -118,6 +125,7 @@ class BorrowedParts:
         self._is_own = is_own
         self._is_idle: Callable[[], bool] = lambda: True
         self._unsure: str | None = None
+        self._ready_at: float | None = None
         self._stack = AsyncExitStack()
         self._watchers: dict[str, asyncio.Task[None]] = {}
         self._ports: list[_LenderPort] = []
@@ -147,20 +155,33 @@ class BorrowedParts:
 
     def idle(self, is_idle: Callable[[], bool]) -> None:
         self._is_idle = is_idle
+        self._ready_at = time.monotonic()
 
-    def lender_at(self, text: str) -> LendingPeer | None:
-        """The lender whose port is named in `text`, as llama.cpp does where something fails there."""
-        for one, port in zip(self._borrowings, self._ports, strict=False):
-            if f"{LOOPBACK}:{port.number}" in text:
-                return one.lender
-        return None
+    def judge(self, text: str) -> LenderLost | None:
+        """The lender at fault where the engine ended with `text`; None where that is no lender's.
 
-    def blame(self, lender: LendingPeer, why: str) -> None:
-        """It could not hold what it had granted."""
-        self._faults.lied(lender, why)
+        llama.cpp names the port of one that did not hold what it had granted, and no port where an answer was rubbish:
+        then it was the only one, or nobody knows which.
+        """
+        lenders = [one.lender for one in self._borrowings]
+        named = [one for one, port in zip(lenders, self._ports, strict=False) if f"{LOOPBACK}:{port.number}" in text]
+        suspects = named or (lenders if RUBBISH_WORDS in text else [])
+        if not suspects:
+            return None
+        if len(suspects) == 1:
+            self._faults.lied(suspects[0], text)
+        else:
+            for lender in suspects:
+                self._faults.ended_early(lender, text)
+        names = " or ".join(lender.name for lender in suspects)
+        lost = LenderLost(names, f"waiting for {names}: what came from there was no answer: {text}")
+        if not self.lost.done():
+            self.lost.set_result(lost)
+        return lost
 
     async def _watch(self, one: Borrowing) -> None:
-        """Follow what the lender says, to the end of the lease."""
+        """Follow what the lender says, to the end of the lease; while it drains, too, for it may still be lost."""
+        drains: list[asyncio.Task[None]] = []
         try:
             async for news in one.lease.news():
                 if news.ended is not None:
@@ -168,13 +189,16 @@ class BorrowedParts:
                         self._faults.lied(one.lender, news.ended)
                     self._lose(one, news.ended)
                     return
-                if news.draining is not None and not self.lost.done():
-                    await self._drain(one, news.draining, DRAIN_S if news.left_s is None else news.left_s)
+                if news.draining is not None and not drains and not self.lost.done():
+                    left_s = DRAIN_S if news.left_s is None else news.left_s
+                    drains.append(asyncio.create_task(self._drain(one, news.draining, left_s)))
         except PeerError as error:
             self._faults.gone(one.lender, f"{error}")
             self._lose(one, f"{error}")
         else:
             self._lose(one, "it ended the lease")
+        finally:
+            await cancel_and_wait(*drains)
 
     async def _drain(self, one: Borrowing, why: str, left_s: float) -> None:
         """What runs may end, within the time that there is; then the model is planned anew."""
@@ -188,6 +212,8 @@ class BorrowedParts:
     def _lose(self, one: Borrowing, why: str) -> None:
         if not self.lost.done() and not self._closed:
             name = one.lender.name
+            if self._unsure is None and (self._ready_at is None or time.monotonic() - self._ready_at < EARLY_S):
+                self._faults.ended_early(one.lender, why)
             self.lost.set_result(LenderLost(name, f"waiting for {name}, which has a part of the model: {why}"))
 
     async def aclose(self) -> None:

@@ -19,7 +19,7 @@ from typing import Protocol, cast
 
 from federation.client import PeerClient
 from federation.errors import PeerError, PeerStatusError
-from federation.lending import LendGrant, LendNews, LendRequest
+from federation.lending import LendGrant, LendNews, LendRequest, same_llama_cpp
 from federation.lending_client import HeldLease, lease_of, measured_bytes_per_s, open_byte_stream
 from federation.peer import Peer
 from federation.splice import SplicedEnd
@@ -28,7 +28,7 @@ from hardware.pools import PoolName
 from swarm.engines.engine import Engine, EngineBuild, EngineSpec
 from swarm.engines.pooled_engine import Endable, PooledEngine
 from swarm.engines.registry import LLAMA_SERVER
-from swarm.errors import EngineFailed, LenderLost, PooledMisfit, SetupError, SwarmError
+from swarm.errors import EngineFailed, LenderLost, PooledMisfit, SetupError
 from swarm.node.borrowed import BorrowedParts, Borrowing, HeldMemory
 from swarm.node.lenders import (
     DRAINED_S,
@@ -43,7 +43,7 @@ from swarm.node.lenders import (
 )
 from swarm.registry.gguf_header import GgufFacts, read_layers
 from swarm.registry.layer_sizes import LayerSizes, estimated_layers
-from swarm.registry.model_memory import AskedLoad, Load
+from swarm.registry.model_memory import AskedLoad, Load, size_text
 from swarm.registry.pooled_fit import PooledPlan, PoolMachine, pooled_load
 from swarm.workers.loadable import NO_BYTES, LoadOption
 
@@ -52,6 +52,7 @@ SEEN_S = 3.0  # after its start a node knows the peers that are there
 LEAST_REST_S = 1.0  # between two loads of a model, however often offers change
 LOST_S = 600.0  # one that was lost is asked again when it answers anything; forgotten after that
 MOST_REST_S = 15.0
+MOST_LOST = 3  # models over one lender within LIAR_S, each before it was of use
 MEASURE_BYTES = 4 << 20  # a gigabit link carries them in some 35 ms, and gets up to speed
 MEASURED_FOR_S, MEASURED_AGAIN_S = 600.0, 60.0  # the second where it could not be
 MOST_LEARNED = 64  # models whose layers are known; a few kB each
@@ -165,6 +166,7 @@ class NodePooling:
         self._link = link
         self._host_bytes_per_s = host_bytes_per_s
         self._doubts: dict[str, Doubt] = {}
+        self._lost: dict[str, tuple[float, ...]] = {}  # by nodes' ids, at which instants
         self._links: dict[str, tuple[float | None, float]] = {}  # bytes a second, and until when that is believed
         self._layers: dict[Path, LayerSizes] = {}
         self._changed = asyncio.Event()
@@ -192,10 +194,12 @@ class NodePooling:
         return [host, *others]
 
     def doubt(self, lender: LendingPeer, why: str, for_s: float, answers: bool = False) -> None:
-        """Do not ask it for so long, or, where it only seemed gone, until it `answers`."""
+        """Do not ask it for so long, or, where it only seemed gone, until it `answers`; what is graver stays."""
         now = time.monotonic()
         self._doubts = {node_id: doubt for node_id, doubt in self._doubts.items() if now < doubt.until}
-        self._doubts[lender.node_id] = Doubt(why, now, now + for_s, answers)
+        before = self._doubts.get(lender.node_id)
+        if before is None or before.answers or before.until <= now + for_s:
+            self._doubts[lender.node_id] = Doubt(why, now, now + for_s, answers)
 
     def lied(self, lender: LendingPeer, why: str) -> None:
         log.warning("%s could not hold what it lent (%s): it is not asked for %.0f min", lender.name, why, LIAR_S / 60)
@@ -203,6 +207,22 @@ class NodePooling:
 
     def gone(self, lender: LendingPeer, why: str) -> None:
         self.doubt(lender, f"it was lost ({why})", LOST_S, answers=True)
+
+    def ended_early(self, lender: LendingPeer, why: str) -> None:
+        """A model was lost over it at once: nothing by itself, and too often it is not asked for as long as a liar."""
+        now = time.monotonic()
+        recent = [at for at in self._lost.get(lender.node_id, ()) if now - at < LIAR_S]
+        self._lost = {node_id: at for node_id, at in self._lost.items() if now - at[-1] < LIAR_S}
+        self._lost[lender.node_id] = (*recent, now)[-MOST_LOST:]
+        if len(self._lost[lender.node_id]) == MOST_LOST:
+            log.warning(
+                "%s was lost at once, %d times: it is not asked for %.0f min", lender.name, MOST_LOST, LIAR_S / 60
+            )
+            self.doubt(
+                lender,
+                f"models were lost over it at once, {MOST_LOST} times within {LIAR_S / 60:.0f} min ({why})",
+                LIAR_S,
+            )
 
     def drains(self, lender: LendingPeer, why: str) -> None:
         self.doubt(lender, f"it takes its memory back ({why})", DRAINED_S)
@@ -230,6 +250,9 @@ class NodePooling:
                 defect = answer
             else:
                 held.append(Borrowing(lender, share, answer))
+                if (wrong := self._wrong(answer.grant, share.bytes)) is not None:
+                    refused[lender.node_id] = wrong
+                    self.lied(lender, wrong)
         if refused or defect is not None:
             for one in held:
                 await one.lease.aclose()
@@ -237,6 +260,14 @@ class NodePooling:
         if defect is not None:
             raise defect
         return held, refused
+
+    def _wrong(self, grant: LendGrant, asked_bytes: int) -> str | None:
+        """What a lender grants that it was not asked for, or None."""
+        if grant.bytes < asked_bytes:
+            return f"it granted {size_text(grant.bytes)} where {size_text(asked_bytes)} were asked for"
+        if self.build is not None and not same_llama_cpp(self.build.version, grant.rpc, grant.build, grant.rpc):
+            return f"it granted memory of llama.cpp {grant.build}, and this node's is {self.build.version}"
+        return None
 
     # Layers
 
@@ -449,8 +480,11 @@ class PooledModel:
             if not parts.lost.done():
                 return await loading
         except EngineFailed as error:
-            if not parts.lost.done():
-                self._blame(parts, error)
+            if parts.lost.done():
+                pass
+            elif (lost := parts.judge(str(error))) is not None:
+                raise lost from error
+            else:
                 raise
         finally:
             if not loading.done():
@@ -458,10 +492,3 @@ class PooledModel:
             elif parts.lost.done() and not loading.cancelled() and loading.exception() is None:
                 await loading.result().aclose()
         raise parts.lost.result()
-
-    def _blame(self, parts: BorrowedParts, error: SwarmError) -> None:
-        """Raises LenderLost for a lender that did not hold what it granted, where the engine names its address."""
-        lender = parts.lender_at(str(error))
-        if lender is not None:
-            parts.blame(lender, str(error))
-            raise LenderLost(lender.name, f"waiting for {lender.name}: it could not hold its part: {error}") from error

@@ -9,6 +9,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 from federation.advertisement import LendOffer, NodeDescription
@@ -17,6 +18,7 @@ from federation.hostport import Address
 from federation.lending import LendGrant, LendNews, LendRequest
 from federation.peer import Peer, PeerState, Source
 from federation.splice import SplicedEnd
+from federation.tasks import cancel_and_wait
 from swarm.registry.model_memory import MIB
 
 RPC = "7.0.0"
@@ -51,6 +53,61 @@ class RpcServer:
             return tried.connect_ex(("127.0.0.1", self.port)) == 0
 
 
+class Relay:
+    """What is between a lease's streams and its RPC server, which a lender can spoil: see `LocalLender.spoils`."""
+
+    def __init__(self, lender: LocalLender) -> None:
+        self._lender = lender
+        self._server: asyncio.Server | None = None
+        self._to = 0
+        self._ways: set[asyncio.Task[None]] = set()
+        self._ends: list[asyncio.StreamWriter] = []
+
+    async def port(self, to_port: int) -> int:
+        """Where connections to `to_port` are taken."""
+        self._to = to_port
+        if self._server is None:
+            self._server = await asyncio.start_server(self._came, "127.0.0.1", 0)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._lead(reader, writer))
+        self._ends.append(writer)
+        self._ways.add(task)
+        task.add_done_callback(self._ways.discard)
+
+    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ways, ends = list[asyncio.Task[None]](), [writer]
+        try:
+            far, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
+            ends.append(far_writer)
+            for one, to, answers in ((reader, far_writer, False), (far, writer, True)):
+                ways.append(asyncio.create_task(self._pass(one, to, answers)))
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        except OSError:
+            pass  # the server is gone
+        finally:
+            await cancel_and_wait(*ways)
+            for end in ends:
+                end.transport.abort()
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answers: bool) -> None:
+        with suppress(OSError):
+            while piece := await reader.read(1 << 16):
+                if answers and self._lender.spoils == "silence":
+                    continue
+                writer.write(b"\xff" * len(piece) if answers and self._lender.spoils == "rubbish" else piece)
+                await writer.drain()
+
+    async def aclose(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        await cancel_and_wait(*self._ways)
+        for end in self._ends:
+            end.transport.abort()
+        await asyncio.sleep(0)  # in which they end
+
+
 class LocalLease:
     """A lease of a `LocalLender`: an RPC server of its own."""
 
@@ -60,6 +117,7 @@ class LocalLease:
         self.grant = grant
         self._news: asyncio.Queue[LendNews | Exception] = asyncio.Queue()
         self.closed = False
+        self.relay = Relay(lender)
 
     def say(self, news: LendNews | Exception) -> None:
         self._news.put_nowait(news)
@@ -75,7 +133,8 @@ class LocalLease:
 
     async def open_stream(self, end: SplicedEnd) -> None:
         try:
-            await asyncio.get_running_loop().create_connection(lambda: end, "127.0.0.1", self.server.port)
+            port = await self.relay.port(self.server.port)
+            await asyncio.get_running_loop().create_connection(lambda: end, "127.0.0.1", port)
         except OSError as error:
             raise PeerBrokeOff(f"{self.lender.name}: {error}") from error
 
@@ -83,11 +142,16 @@ class LocalLease:
         if not self.closed:
             self.closed = True
             self.lender.leases.remove(self)
+            await self.relay.aclose()
             await self.server.__aexit__()
 
 
 class LocalLender:
-    """A peer called `name` that lends `mib`; `refuses` with that code, `silent`: it is there and answers nothing."""
+    """A peer called `name` that lends `mib`; `refuses` with that code, `silent`: it is there and answers nothing.
+
+    It can lie: `grants` that share of what is asked, `ends_with` that code whatever it grants, or `spoils` answers of
+    its RPC server ("rubbish", or "silence": none comes).
+    """
 
     def __init__(self, name: str, program: Path, build: str, mib: int) -> None:
         self.name = name
@@ -96,6 +160,10 @@ class LocalLender:
         self.mib = mib
         self.refuses: str | None = None
         self.silent = False
+        self.rtt_ms = 0.4
+        self.spoils: str | None = None
+        self.grants = 1.0
+        self.ends_with: str | None = None
         self.draining = False
         self.leases: list[LocalLease] = []
         self.asked: list[LendRequest] = []
@@ -116,7 +184,16 @@ class LocalLender:
         )
         at = self.answered_at
         return Peer(
-            description.id, self.name, PeerState.ALIVE, description, address, (address,), Source.STATIC, 0.4, at, at
+            description.id,
+            self.name,
+            PeerState.ALIVE,
+            description,
+            address,
+            (address,),
+            Source.STATIC,
+            self.rtt_ms,
+            at,
+            at,
         )
 
     async def borrow(self, request: LendRequest) -> LocalLease:
@@ -128,9 +205,13 @@ class LocalLender:
         if request.bytes > self.free_bytes:
             raise PeerStatusError(f"{self.name} answered 403: {self.free_bytes} bytes are free", 403)
         server = await RpcServer(self.program).__aenter__()
-        grant = LendGrant(lease=f"{len(self.asked):032x}", bytes=request.bytes, build=self.build, rpc=RPC)
+        grant = LendGrant(
+            lease=f"{len(self.asked):032x}", bytes=int(request.bytes * self.grants), build=self.build, rpc=RPC
+        )
         lease = LocalLease(self, server, grant)
         self.leases.append(lease)
+        if self.ends_with is not None:
+            lease.say(LendNews(ended="it is over", code=self.ends_with))
         return lease
 
 
