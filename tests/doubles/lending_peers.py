@@ -62,6 +62,7 @@ class Relay:
         self._to = 0
         self._ways: set[asyncio.Task[None]] = set()
         self._ends: list[asyncio.StreamWriter] = []
+        self._closed = False
 
     async def port(self, to_port: int) -> int:
         """Where connections to `to_port` are taken."""
@@ -71,6 +72,9 @@ class Relay:
         return int(self._server.sockets[0].getsockname()[1])
 
     def _came(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._closed:  # it was accepted before
+            writer.transport.abort()
+            return
         task = asyncio.create_task(self._lead(reader, writer))
         self._ends.append(writer)
         self._ways.add(task)
@@ -100,6 +104,7 @@ class Relay:
                 await writer.drain()
 
     async def aclose(self) -> None:
+        self._closed = True
         if self._server is not None:
             self._server.close()
         await cancel_and_wait(*self._ways)

@@ -15,6 +15,7 @@ from swarm.generation import Delta, GenerationRequest, JsonObject
 from tests.doubles.scripted_engine import ScriptedEngine
 
 ASKED = GenerationRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": "x"}]})
+RUBBISH = "its last words: rubbish came from a lender"
 LOST = LenderLost("attic", "waiting for attic: it is silent", 7)
 
 
@@ -38,6 +39,12 @@ class FakeParts:
         self.unsure: str | None = None
         self.closed = 0
         self.is_idle: Callable[[], bool] = lambda: False
+
+    def judge(self, text: str) -> LenderLost | None:
+        if text == RUBBISH:
+            self.lost.set_result(LOST)
+            return LOST
+        return None
 
     def idle(self, is_idle: Callable[[], bool]) -> None:
         self.is_idle = is_idle
@@ -118,3 +125,12 @@ async def test_nobody_is_sent_to_one_whose_lender_drains_and_it_says_whether_som
         gate.set()
         parts.unsure, engine.stalled = None, "it makes no steps"
         assert pooled.stalled == "it makes no steps"
+
+
+async def test_an_engine_that_a_lender_brought_down_is_no_fault_of_the_request() -> None:
+    """Its connection breaks before anybody has read its last words, which are waited for."""
+    pooled, _, engine, gate = breaking(EngineDied("the engine ended over this request"))
+    asyncio.get_running_loop().call_later(0.05, engine.failed.set_result, RUBBISH)
+    with pytest.raises(LenderLost, match="waiting for attic"):
+        await read_to_the_end(pooled, gate, lambda: None)
+    await pooled.aclose()
