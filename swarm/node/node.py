@@ -466,8 +466,9 @@ class Node:
             speed = await asyncio.to_thread(weights_bytes_per_s, self._snapshot, memory, settings.threads, native=True)
         rules = PoolRules(bool(settings.pool), named)
         return NodePooling(
-            self.setup.identity.name, self.membership.alive, MemberLink(self._client), build, rules, speed
-        )
+            self.setup.identity.name, self.membership.alive, MemberLink(self._client), build, rules, speed,
+            is_paired=lambda: self.setup.trust.mode == "paired",
+        )  # fmt: skip
 
     def _lenders_changed(self) -> None:
         """What could not be loaded over them may be now."""

@@ -23,7 +23,7 @@ from federation.lending import LendGrant, LendNews, LendRequest, same_llama_cpp
 from federation.lending_client import HeldLease, lease_of, measured_bytes_per_s, open_byte_stream
 from federation.peer import Peer
 from federation.splice import SplicedEnd
-from federation.tasks import cancel_and_wait, report_crash
+from federation.tasks import cancel_and_wait, finished, report_crash
 from hardware.pools import PoolName
 from swarm.engines.engine import Engine, EngineBuild, EngineSpec
 from swarm.engines.pooled_engine import Endable, PooledEngine
@@ -58,6 +58,7 @@ MEASURED_FOR_S, MEASURED_AGAIN_S = 600.0, 60.0  # the second where it could not 
 MOST_LEARNED = 64  # models whose layers are known; a few kB each
 RETRY_AFTER_S = 10
 RPC_PROGRAM = "ggml-rpc-server"
+OPEN_SWARM = "this swarm is open, and memory is borrowed of members only: pair both (`swarm invite`, `swarm join CODE`)"
 WITH_RPC = "that reaches others' memory (ggml-rpc-server beside it): `swarm engines install native` makes one"
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,8 @@ class PooledFile:
 class NodePooling:
     """The lenders of this node. `build` is the llama.cpp that models are pooled with, None where it has none.
 
-    `host_bytes_per_s`: of weights read here, None where that is not known. Make it on the event loop.
+    `host_bytes_per_s`: of weights read here, None where that is not known. While this node is not `is_paired` nobody
+    is asked: in an open swarm anybody can say that he lends. Make it on the event loop.
     """
 
     def __init__(
@@ -158,6 +160,7 @@ class NodePooling:
         build: EngineBuild | None,
         rules: PoolRules,
         host_bytes_per_s: float | None = None,
+        is_paired: Callable[[], bool] = lambda: False,
     ) -> None:
         self.node = node
         self.build = build
@@ -165,6 +168,7 @@ class NodePooling:
         self._peers = peers
         self._link = link
         self._host_bytes_per_s = host_bytes_per_s
+        self._is_paired = is_paired
         self._doubts: dict[str, Doubt] = {}
         self._lost: dict[str, tuple[float, ...]] = {}  # by nodes' ids, at which instants
         self._links: dict[str, tuple[float | None, float]] = {}  # bytes a second, and until when that is believed
@@ -177,7 +181,8 @@ class NodePooling:
         """Those of now."""
         if self.build is None:
             return Lenders()
-        return lenders_among(self._peers(), self.build.version, None, self._doubts, time.monotonic())
+        found = lenders_among(self._peers(), self.build.version, None, self._doubts, time.monotonic())
+        return found if self._is_paired() else found.without({one.node_id: OPEN_SWARM for one in found.usable})
 
     def unused(self) -> dict[str, str]:
         """By their names the lenders that are of no use to this node, and why; none where it does not pool."""
@@ -234,10 +239,14 @@ class NodePooling:
         by_id = {lender.node_id: lender for lender in lenders.usable}
         wanted = [(by_id[share.node_id], share) for share in plan.shares[1:] if share.node_id is not None]
         asked = [
-            self._link.borrow(lender.address.url, ask(lender, share.bytes, load.context_tokens))
+            asyncio.ensure_future(self._link.borrow(lender.address.url, ask(lender, share.bytes, load.context_tokens)))
             for lender, share in wanted
         ]
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+        try:
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+        except BaseException:  # whoever wanted it left: also what was granted by then is given back
+            await finished(asyncio.ensure_future(_given_back(asked)))
+            raise
         held: list[Borrowing] = []
         refused: dict[str, str] = {}
         defect: BaseException | None = None
@@ -254,9 +263,8 @@ class NodePooling:
                     refused[lender.node_id] = wrong
                     self.lied(lender, wrong)
         if refused or defect is not None:
-            for one in held:
-                await one.lease.aclose()
             held = []
+            await finished(asyncio.ensure_future(_given_back(asked)))
         if defect is not None:
             raise defect
         return held, refused
@@ -387,6 +395,16 @@ class NodePooling:
                 again_s = MEASURED_AGAIN_S if speed is None else MEASURED_FOR_S
                 self._links[lender.node_id] = (speed, time.monotonic() + again_s)
             await asyncio.sleep(LEAST_REST_S)
+
+
+async def _given_back(asked: Sequence[asyncio.Future[HeldMemory]]) -> None:
+    """End what is asked for, and whatever leases came of it."""
+    for one in asked:
+        one.cancel()
+    await asyncio.gather(*asked, return_exceptions=True)
+    for one in asked:
+        if not one.cancelled() and one.exception() is None:
+            await one.result().aclose()
 
 
 class PooledModel:

@@ -190,6 +190,11 @@ class _WeighedLayers:
         return weights + max(works, arriving) + LENDER_RESERVE_BYTES
 
     @property
+    def weights_bytes(self) -> int:
+        """Of all layers, which lie somewhere whatever the plan."""
+        return self._weights[-1]
+
+    @property
     def compute_bytes(self) -> int:
         """What every machine takes to compute, beside the layers."""
         return self._compute[False]
@@ -228,9 +233,16 @@ def _held_by(
 
     Of ever more lenders, the best links first, those with the most memory: so a bad link is used only where it must be.
     """
+    most_bytes = sum(sorted((one.free_bytes for one in near), reverse=True)[:count]) + host.free_bytes
+    if most_bytes < model.weights_bytes:
+        return None  # plainly: with a hundred lenders there are thousands of ways, and an event loop waits meanwhile
+    before: list[PoolMachine] = []
     for among in range(count, len(near) + 1):
         largest = sorted(near[:among], key=lambda one: -one.free_bytes)[:count]
         chosen = [one for one in near[:among] if one in largest]
+        if chosen == before or sum(one.free_bytes for one in chosen) + host.free_bytes < model.weights_bytes:
+            continue  # nothing new, or plainly too little
+        before = chosen
         for last in reversed(chosen):  # the slowest link last, with what is left; the output may need another's memory
             chain = [*(one for one in chosen if one is not last), last]
             if (found := _filled(model, host, chain)) is not None:

@@ -107,7 +107,7 @@ async def host(
     engines = await asyncio.to_thread(NodeEngines.look, settings, SNAPSHOT)
     store = await asyncio.to_thread(model_store, settings)
     models = await asyncio.to_thread(NodeModels, store, settings, engines)
-    pooling = NodePooling("me", swarm.peers, swarm, pooling_build(engines.builds), PoolRules(on), 1e10)
+    pooling = NodePooling("me", swarm.peers, swarm, pooling_build(engines.builds), PoolRules(on), 1e10, lambda: True)
     made = Host(models, pooling, swarm)
     await asyncio.to_thread(models.take, model)
     async with pooling.watching(made.lenders_changed), made.pool:

@@ -47,9 +47,10 @@ class RpcCache:
         for name in half_written:
             if _HASH.fullmatch(name):
                 (self._folder / name).unlink(missing_ok=True)
-        for path in self._folder.iterdir():
-            if not _HASH.fullmatch(path.name) or path.is_symlink() or not path.is_file():
-                _removed(path)  # no server of llama.cpp makes such a thing
+        with suppress(OSError):  # the owner may have deleted all of it meanwhile
+            for path in self._folder.iterdir():
+                if not _HASH.fullmatch(path.name) or path.is_symlink() or not path.is_file():
+                    _removed(path)  # no server of llama.cpp makes such a thing
         self._mark.unlink(missing_ok=True)
 
     def overfull(self, most_bytes: int) -> RpcEnd | None:
