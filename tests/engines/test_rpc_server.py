@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -329,3 +330,11 @@ def test_what_is_kept_is_bounded(tmp_path: Path) -> None:
     assert end is not None
     assert end.code == MEMORY_ENDED
     assert cache.overfull(4 * MIB) is None
+
+
+def test_an_owner_may_delete_what_is_kept_while_a_server_runs(tmp_path: Path) -> None:
+    cache = RpcCache(tmp_path / "all" / "a")
+    cache.opened()
+    shutil.rmtree(tmp_path / "all")
+    assert cache.overfull(1) is None
+    cache.closed(("0123456789abcdef",))

@@ -102,7 +102,7 @@ class OneAnswers(LocalSwarm):
             self.granted.append(Granted())
             return self.granted[-1]
         self.waits.set()
-        await asyncio.Event().wait()
+        return await asyncio.get_running_loop().create_future()
 
 
 async def test_what_one_lender_has_granted_is_given_back_when_the_load_is_given_up_before_the_other_has(
