@@ -471,10 +471,10 @@ class WorkerPool:
             self.begin(model_id)
 
     def held_bytes(self, but: str = "") -> Bytes:
-        """What all models take, or are promised, of each pool; all but that one."""
+        """What all models take, or are promised, of each pool; all but that one. Lent memory is no model's."""
         held = Counter[str]()
         for holding in self._held():
-            if holding.model_id != but:
+            if holding.is_model and holding.model_id != but:
                 held.update(holding.taken)
                 held.update(holding.growth)
         return held

@@ -13,6 +13,7 @@ import pytest
 from federation.tasks import cancel_and_wait
 from swarm.engines.engine import Engine
 from swarm.errors import EngineFailed, Unavailable
+from swarm.workers.ledger import Holding
 from swarm.workers.model_workers import GaveWay, Loader, ModelWorkers
 from swarm.workers.pool import WorkerPool
 from swarm.workers.slots import QueueListener, Refusal, worker_names
@@ -443,3 +444,11 @@ async def test_who_gave_way_says_nothing_of_how_long_others_take() -> None:
             await eventually(lambda: workers.waiting == 1)
         await waiting
         assert workers.expected_wait_s() == 8.0
+
+
+def test_lent_memory_is_not_what_models_hold() -> None:
+    """Else it would count as room once all models are unloaded, which gives none of it back."""
+    pool = WorkerPool("node")
+    lent = Holding("lent", {"ram": 1}, idle=False, pinned=True, wanted_at=0.0, load_s=0.0, is_model=False)
+    pool.held_beside = lambda: [lent]
+    assert pool.held_bytes() == {}

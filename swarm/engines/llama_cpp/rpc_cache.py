@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from federation.lending import MEMORY_ENDED
+from federation.lending import MEMORY_ENDED, SERVER_ENDED
 from swarm.engines.llama_cpp.rpc_confinement import RpcEnd
 from swarm.registry.model_memory import GIB, size_text
 
@@ -64,7 +64,7 @@ class RpcCache:
                     MEMORY_ENDED, f"it kept {size_text(sum(sizes))} on the disk where {size_text(most_bytes)} were lent"
                 )
             if sizes and shutil.disk_usage(self._folder).free < LEAST_FREE_BYTES // 2:
-                return RpcEnd(MEMORY_ENDED, "the lender's disk is nearly full")
+                return RpcEnd(SERVER_ENDED, "the lender's disk is nearly full")  # which is not its guest's doing
         return None
 
     def _files(self) -> list[Path]:
