@@ -29,7 +29,7 @@ from hundred_nodes import recorded
 from measure import Figure, Target
 from report import parser, progress, publish, read_environment
 
-from federation.client import KEEPALIVE_S, MemberConnector, PeerClient
+from federation.client import MEMBERS_KEEPALIVE_S, MemberConnector, PeerClient
 from federation.hostport import Address
 from federation.probing import ProbeQuestion
 from federation.timing import Timing, stretch
@@ -64,7 +64,7 @@ class CountingConnector(MemberConnector):
 class CountingClient(PeerClient):
     """As `PeerClient`."""
 
-    def __init__(self, trust: Trust, keepalive_s: float = KEEPALIVE_S) -> None:
+    def __init__(self, trust: Trust, keepalive_s: float = MEMBERS_KEEPALIVE_S) -> None:
         super().__init__(trust.node_id, trust=trust)
         self.connector = CountingConnector(trust, keepalive_s)
 

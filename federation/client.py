@@ -71,7 +71,8 @@ SLOWEST_UPLOAD_BYTES_PER_S: Final = 1_000_000  # what a large body adds to that
 TELL_LEAVING_S: Final = 3.0  # for each member; whoever leaves waits for it once
 TELL_REVOKED_S: Final = 1.0  # whoever revokes waits for this; a node that is off learns it when members refuse it
 MAX_JSON_BYTES: Final = 256 * 1024  # 64 models, their hardware and 256 hints are under 64 KiB
-KEEPALIVE_S: Final = 35.0  # longer than between two probes of one peer in a full table; a TLS handshake is five probes
+KEEPALIVE_S: Final = 10.0  # in an open swarm, where a connection costs next to nothing
+MEMBERS_KEEPALIVE_S: Final = 35.0  # longer than between two probes in a full table: a TLS handshake is five probes
 _MAX_WORD_BYTES: Final = 4096  # of an answer that nobody reads
 _TIMING: Final = Timing()
 _log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class PeerClient:
         # No connection limit: probes must not queue behind long generations, which routing's admission bounds.
         if self._trust is None:
             return aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S)
-        connector = MemberConnector(self._trust, KEEPALIVE_S)
+        connector = MemberConnector(self._trust, MEMBERS_KEEPALIVE_S)
         self._trust.subscribe(lambda _: connector.cut_strangers())
         return connector
 

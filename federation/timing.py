@@ -9,8 +9,8 @@ own whose packets are lost independently: 10 % loss or 200 ms of delay evict nob
 
 Larger swarms: up to SMALL_SWARM_PEERS every peer is asked each second. Beyond, PROBES_PER_S are shared, so that a
 node's traffic does not grow with the swarm; a peer is then asked every `peers / PROBES_PER_S` seconds, load figures are
-that old, and news between nodes (`probing.py`) take the place of one's own discovery. Connections are kept for longer
-than that (`client.KEEPALIVE_S`), and by those who are asked for longer still (`wire.IDLE_CONNECTION_S`).
+that old, and news between nodes (`probing.py`) take the place of one's own discovery. Members keep their connections
+for longer than that (`client.MEMBERS_KEEPALIVE_S`), and when they are asked for longer still (`wire.MEMBERS_IDLE_S`).
 """
 
 from dataclasses import dataclass

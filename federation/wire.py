@@ -30,7 +30,10 @@ PULL_PATH: Final = f"{PREFIX}/pull"  # POST {"model", "sha256"?}
 GOODBYE_PATH: Final = f"{PREFIX}/goodbye"  # POST {"id": node id}
 LEND_PATH: Final = f"{PREFIX}/lend"  # POST; answers NDJSON for as long as memory is lent, or becomes a byte stream
 
-IDLE_CONNECTION_S: Final = 45.0  # then a node closes a connection without a request; whoever asks has done so before
+# Then a node closes a connection on which no request comes, sooner where anybody may have opened it; nodes that asked on
+# it close it before.
+IDLE_S: Final = 15.0
+MEMBERS_IDLE_S: Final = 45.0
 
 MEMBERS_ONLY: Final = "members_only"  # the code of the 403 with which a paired node answers an open one
 

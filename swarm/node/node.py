@@ -21,7 +21,7 @@ from federation.client import PeerClient
 from federation.hostport import parse_address
 from federation.membership import Membership
 from federation.pairing_server import PairingServer
-from federation.wire import IDLE_CONNECTION_S
+from federation.wire import IDLE_S
 from hardware.memory import probe_memory
 from hardware.memory_speed import weights_bytes_per_s
 from hardware.pools import PoolsNow
@@ -330,7 +330,7 @@ class Node:
         )
         self._app = app
         runner = web.AppRunner(
-            app, handler_cancellation=True, keepalive_timeout=IDLE_CONNECTION_S, access_log=None, shutdown_timeout=CUT_S
+            app, handler_cancellation=True, keepalive_timeout=IDLE_S, access_log=None, shutdown_timeout=CUT_S
         )
         also = self.setup.also.listeners
         async with shared_port(runner, listeners, trust, FLUSH_S, pairing=self._pairing, plain=also) as self._ports:

@@ -188,17 +188,13 @@ def _foremost(replicas: tuple[Replica, ...], strength: Callable[[Replica], Stren
     What comes before the expected time in the order is looked at only where nothing speaks against a replica: those
     come first, the strongest models before others.
     """
-    if any(replica.pinned is False for replica in replicas):
+    if any(replica.pinned is False or replica.weight <= 0 for replica in replicas):
         return replicas
     rank = min(replica.rank for replica in replicas)
     sound = [
         replica
         for replica in replicas
-        if not replica.weak
-        and replica.rank == rank
-        and replica.circuit != "open"
-        and not replica.suspect
-        and replica.weight > 0
+        if not replica.weak and replica.rank == rank and replica.circuit != "open" and not replica.suspect
     ]
     if len(sound) < most:
         return replicas

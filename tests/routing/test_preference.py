@@ -216,6 +216,16 @@ def test_of_very_many_the_first_are_those_of_the_whole_order_for_the_same_reason
         assert reason_for(first, choices) == reason_for(whole, choices)
 
 
+def test_a_weight_of_0_is_the_reason_among_very_many_too() -> None:
+    replicas = [
+        replica("a", tokens_per_s=5.0),
+        replica("b", tokens_per_s=5.0),
+        replica("c", weight=0.0, tokens_per_s=50.0),
+    ]
+    whole, first = by_preference(replicas), by_preference(replicas, most=2)
+    assert reason_for(first) == reason_for(whole) == "weight"
+
+
 def test_of_a_hundred_nodes_only_the_strongest_are_put_in_order() -> None:
     strong = [replica(f"s{number}", params=8) for number in range(70)]
     others = [replica(f"o{number}", model="x", params=4) for number in range(300)]

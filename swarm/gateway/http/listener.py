@@ -37,6 +37,7 @@ from federation.printable_text import clean_line
 from federation.tasks import cancel_and_wait
 from federation.tls import is_encrypted, member_of
 from federation.trust import Trust
+from federation.wire import MEMBERS_IDLE_S
 from swarm.gateway.http.errors import EXPECTED, response_to_no_request
 
 TLS_HANDSHAKE: Final = b"\x16"
@@ -145,6 +146,7 @@ class SharedPort:
         if not isinstance(server.request_factory, PutRight):  # several listeners may have one server
             server.request_factory = PutRight(server.request_factory)
         self._connection = partial(connection_of, server)
+        self._of_member = partial(connection_of, server, MEMBERS_IDLE_S)
         self._acceptor = Acceptor(listener, self._take)
         self._tls = tls
         self._is_member = is_member
@@ -219,12 +221,13 @@ class SharedPort:
             await self._serve(connection, host, for_joiners, lambda: _Chosen(choose), self._is_known)
         else:
             context = self._tls() if self._tls is not None and first == TLS_HANDSHAKE else None
-            await self._serve(connection, host, context, self._connection, self._is_member)
+            protocol = self._connection if context is None else self._of_member
+            await self._serve(connection, host, context, protocol, self._is_member)
 
     def _member_or_joiner(
         self, pairing: PairingServer, host: str, transport: asyncio.Transport
     ) -> asyncio.BaseProtocol:
-        return pairing.take(transport, host) if member_of(transport) is None else self._connection()
+        return pairing.take(transport, host) if member_of(transport) is None else self._of_member()
 
     def _is_known(self, node_id: str | None) -> bool:
         """Whether it is a member, or has been given to who takes joiners."""
@@ -372,10 +375,14 @@ def refusal_of(error: HttpProcessingError) -> tuple[int, str, str]:
     return 400, "bad_http", f"this is no HTTP request that is understood here: {what[:MAX_SHOWN_CHARS]}"
 
 
-def connection_of(server: web.Server) -> ClientConnection:
-    """A new connection of `server`: bodies are decoded by who reads them, where a failure has the API's shape."""
+def connection_of(server: web.Server, idle_s: float | None = None) -> ClientConnection:
+    """A new connection of `server`: bodies are decoded by who reads them, where a failure has the API's shape.
+
+    It is closed where no request comes for `idle_s`, None: for as long as the server says.
+    """
     options: dict[str, Any] = {
         **server._kwargs,  # pyright: ignore[reportPrivateUsage] # what `AppRunner` was given for it
+        **({} if idle_s is None else {"keepalive_timeout": idle_s}),
         "max_line_size": MAX_TARGET_BYTES,
         "max_field_size": MAX_HEADER_BYTES,
         "max_headers": MAX_HEADERS,
