@@ -138,7 +138,8 @@ class LocalLease:
 
     async def open_stream(self, end: SplicedEnd) -> None:
         try:
-            port = await self.relay.port(self.server.port)
+            to = self.server.port
+            port = await self.relay.port(to) if self.lender.relays else to
             await asyncio.get_running_loop().create_connection(lambda: end, "127.0.0.1", port)
         except OSError as error:
             raise PeerBrokeOff(f"{self.lender.name}: {error}") from error
@@ -155,7 +156,7 @@ class LocalLender:
     """A peer called `name` that lends `mib`; `refuses` with that code, `silent`: it is there and answers nothing.
 
     It can lie: `grants` that share of what is asked, `ends_with` that code whatever it grants, or `spoils` answers of
-    its RPC server ("rubbish", or "silence": none comes).
+    its RPC server ("rubbish", or "silence": none comes), for which it `relays` them from the beginning.
     """
 
     def __init__(self, name: str, program: Path, build: str, mib: int) -> None:
@@ -166,6 +167,7 @@ class LocalLender:
         self.refuses: str | None = None
         self.silent = False
         self.rtt_ms = 0.4
+        self.relays = False
         self.spoils: str | None = None
         self.grants = 1.0
         self.ends_with: str | None = None

@@ -49,6 +49,8 @@ async def test_rubbish_from_a_lender_is_its_fault_and_not_the_requests(
     tmp_path: Path, smollm2: Path, build: EngineBuild
 ) -> None:
     async with host(tmp_path, smollm2, build, ("attic", LENT_MIB), ("hall", LENT_MIB)) as pooled:
+        for lender in pooled.swarm.lenders:
+            lender.relays = True
         assert KNOWN in await pooled.says()
         (liar,) = [lender for lender in pooled.swarm.lenders if lender.leases]
         async with aclosing(pooled.events("Tell a story. " * 60, 900)) as events:
@@ -65,7 +67,7 @@ async def test_rubbish_while_a_model_is_loaded_names_the_lender(
     tmp_path: Path, smollm2: Path, build: EngineBuild
 ) -> None:
     async with host(tmp_path, smollm2, build, ("attic", LENT_MIB)) as pooled:
-        pooled.lender("attic").spoils = "rubbish"
+        pooled.lender("attic").relays, pooled.lender("attic").spoils = True, "rubbish"
         with pytest.raises(LenderLost, match="waiting for attic"):
             await pooled.pool.ensure(MODEL)
         assert pooled.state.phase == "failed"
