@@ -30,8 +30,8 @@ PULL_PATH: Final = f"{PREFIX}/pull"  # POST {"model", "sha256"?}
 GOODBYE_PATH: Final = f"{PREFIX}/goodbye"  # POST {"id": node id}
 LEND_PATH: Final = f"{PREFIX}/lend"  # POST; answers NDJSON for as long as memory is lent, or becomes a byte stream
 
-# Then a node closes a connection on which no request comes, sooner where anybody may have opened it; nodes that asked on
-# it close it before.
+# Then a node closes a connection on which no request comes, sooner where anybody may have opened it. Nodes that ask do
+# so before.
 IDLE_S: Final = 15.0
 MEMBERS_IDLE_S: Final = 45.0
 
